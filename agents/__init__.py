@@ -1,0 +1,20 @@
+"""Algorithms, one file each: `Config` (frozen dataclass) and `make(config, spec) -> Agent`."""
+
+import importlib
+from types import ModuleType
+
+from embodied.types import InputError, nearest
+
+AGENTS = {
+    "td_jepa": "agents.td_jepa",
+    "fb": "agents.fb",
+    "td3": "agents.td3",
+    "rnd": "agents.rnd",
+}
+
+
+def module(name: str) -> ModuleType:
+    """The module of a registered agent; raises InputError with the nearest name otherwise."""
+    if name not in AGENTS:
+        raise InputError(f"agent: unknown agent '{name}'; {nearest(name, AGENTS)}")
+    return importlib.import_module(AGENTS[name])

@@ -1,0 +1,217 @@
+"""Forward-backward representations: any reward on states becomes a policy without further training.
+
+    M(s, a, z)[s+] ~= F(e(s), z, a) . B(s+)          z_reward = E[ r(s') B(s') ],   z_goal = B(goal)
+    D    = F B^T - discount * F_target B_target^T,      a' ~ pi(e(s'), z)
+    loss = 1/(2 n (n-1)) sum_{i != j} D_ij^2 - 1/n sum_i D_ii + c_orth orth(B(s'))
+    actor = -E[ F(stop_gradient(e(s)), z, a) . z ]
+
+Papers: Touati and Ollivier, arXiv 2103.07945; with the explicit state encoder e of TD-JEPA, arXiv 2510.00739.
+Differences from the papers: rewards are centred before inference, so that a constant reward asks for nothing.
+Prompts: Reward (correlation with B), Goal (B(g)), Motion, Prior.
+"""
+
+import dataclasses
+from typing import Any, no_type_check
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PyTree
+
+from embodied import losses, nets, prompts
+from embodied.data.normalize import Inputs, observation_inputs
+from embodied.nets.encoders import project
+from embodied.nets.mlp import MatmulType
+from embodied.optim import adam_by_group, pick, soft_update
+from embodied.types import Agent, Batch, Goal, InputError, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published state-based walker values (arXiv 2510.00739, appendix)."""
+
+    z_dim: int = 50  # width of F, B and the latent
+    encoder_dim: int = 256  # width of the state encoder e
+    encoder_hidden: int = 256  # hidden width of e; unused when encoder_layers is 0
+    encoder_layers: int = 0  # 0 is one linear map
+    backward_hidden: int = 256
+    backward_layers: int = 2
+    hidden: int = 1024  # F and actor
+    layers: int = 1  # hidden layers after the embeddings, in F and actor
+    discount: float = 0.98  # per decision, in [0, 1)
+    tau: float = 0.001  # moving-average rate of the targets, in (0, 1]
+    lr_forward: float = 1e-4  # F and e
+    lr_backward: float = 1e-4
+    lr_actor: float = 1e-4
+    c_orth: float = 1.0
+    goal_ratio: float = 0.5  # share of training latents that encode a goal, in [0, 1]
+    pessimism: float = 0.0  # head disagreement subtracted in targets; 0.5 is the minimum of two heads
+    actor_pessimism: float = 0.0  # the same for the actor
+    noise: float = 0.2  # standard deviation of exploration and target actions
+    noise_clip: float = 0.3
+    inputs: Inputs = "raw"
+    matmul: MatmulType = "float32"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.discount < 1.0:
+            raise InputError(f"fb: discount must be in [0, 1), got {self.discount}")
+
+    def tiny(self) -> "Config":
+        """The same algorithm small enough for tests."""
+        return dataclasses.replace(
+            self, z_dim=8, encoder_dim=12, encoder_hidden=16, backward_hidden=16, hidden=16, lr_actor=1e-3, tau=0.01
+        )
+
+
+@no_type_check
+@struct.dataclass
+class State:
+    """Online parameters, moving-average targets, optimiser state."""
+
+    params: PyTree
+    target: PyTree
+    optimizer: PyTree
+
+
+LEARNED = ("encoder", "forward", "backward")
+
+
+def make(config: Config, spec: Spec) -> Agent:
+    """The agent for a world; its parameter groups are encoder (e), forward (F), backward (B) and actor."""
+    net = _networks(config, spec)
+    preprocess = observation_inputs(config.inputs, spec)
+    optimizer = adam_by_group(
+        {"encoder": config.lr_forward, "forward": config.lr_forward, "backward": config.lr_backward}
+    )
+    actor_optimizer = optax.adam(config.lr_actor)
+
+    def init(key: RandomKey, batch: Batch) -> State:
+        key_encoder, key_forward, key_backward, key_actor = jax.random.split(key, 4)
+        x = preprocess(batch.obs)
+        encoded = jnp.zeros((x.shape[0], config.encoder_dim))
+        z = jnp.zeros((x.shape[0], config.z_dim))
+        params = {
+            "encoder": net["encoder"].init(key_encoder, x),
+            "forward": net["forward"].init(key_forward, encoded, z, batch.action),
+            "backward": net["backward"].init(key_backward, x),
+            "actor": net["actor"].init(key_actor, encoded, z),
+        }
+        opt_state = {"world": optimizer.init(pick(params, LEARNED)), "actor": actor_optimizer.init(params["actor"])}
+        return State(params, jax.tree.map(jnp.copy, pick(params, LEARNED)), opt_state)
+
+    def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
+        key_z, key_target, key_actor = jax.random.split(key, 3)
+        x, next_x = preprocess(batch.obs), preprocess(batch.next_obs)
+        params, target = state.params, state.target
+        z = losses.sample_latents(key_z, net["backward"].apply(params["backward"], next_x), config.goal_ratio)
+        discount = config.discount * batch.discount
+
+        next_encoded = net["encoder"].apply(target["encoder"], next_x)
+        mean = net["actor"].apply(params["actor"], next_encoded, z)
+        next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
+        next_forward = net["forward"].apply(target["forward"], next_encoded, z, next_action)
+        next_backward = net["backward"].apply(target["backward"], next_x)
+        measure = target_measure(next_forward, next_backward, config.pessimism)
+
+        grad, metrics = jax.grad(world_loss, has_aux=True)(
+            pick(params, LEARNED), net, config, x, next_x, z, batch.action, measure, discount
+        )
+        delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, LEARNED))
+        world = optax.apply_updates(pick(params, LEARNED), delta)
+
+        encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
+        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(
+            params["actor"], net, config, world["forward"], encoded, z, key_actor
+        )
+        delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
+        new_params = world | {"actor": optax.apply_updates(params["actor"], delta)}
+        new_state = State(
+            new_params, soft_update(target, world, config.tau), {"world": world_state, "actor": actor_state}
+        )
+        metrics |= actor_metrics | {"grad/world": optax.global_norm(grad), "grad/actor": optax.global_norm(actor_grad)}
+        return new_state, metrics
+
+    def features(params: PyTree, obs: Obs) -> Array:
+        return net["backward"].apply(params["backward"], preprocess(obs))
+
+    def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
+        match prompt:
+            case Reward():
+                return prompts.infer_by_correlation(features(params, prompt.obs), prompt)
+            case Goal():
+                return project(features(params, jax.tree.map(lambda leaf: leaf[None], prompt.obs))[0])
+            case Motion():
+                return project(prompts.window_mean(features(params, prompt.obs), 8))
+            case Prior():
+                return project(jax.random.normal(key, (config.z_dim,)))
+        raise TypeError(f"fb takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
+
+    def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
+        x = preprocess(obs)
+        z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
+        mean = net["actor"].apply(params["actor"], net["encoder"].apply(params["encoder"], x), z)
+        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior))
+
+
+def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
+    dtype = config.matmul
+    return {
+        "encoder": nets.encoders.encoder(
+            config.encoder_hidden, config.encoder_layers, config.encoder_dim, dtype=dtype
+        ),
+        "forward": nets.encoders.forward_map(config.hidden, config.layers, config.z_dim, dtype=dtype),
+        "backward": nets.encoders.encoder(config.backward_hidden, config.backward_layers, config.z_dim, dtype=dtype),
+        "actor": nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),
+    }
+
+
+def target_measure(
+    forward: Float[Array, "K B D"], backward: Float[Array, "B D"], pessimism: float
+) -> Float[Array, "B B"]:
+    """The bootstrapped successor measure F_target B_target^T of all pairs, aggregated over heads, without gradient."""
+    if pessimism == 0.0:  # the mean of products is the product of the mean: one matmul instead of K
+        return jax.lax.stop_gradient(forward.mean(0) @ backward.T)
+    return jax.lax.stop_gradient(losses.aggregate(forward @ backward.T, pessimism))
+
+
+def world_loss(
+    params: PyTree,
+    net: dict[str, nets.encoders.Net],
+    config: Config,
+    x: Float[Array, "B O"],
+    next_x: Float[Array, "B O"],
+    z: Float[Array, "B D"],
+    action: Float[Array, "B A"],
+    measure: Float[Array, "B B"],
+    discount: Float[Array, " B"],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """The forward-backward loss with orthonormality, and metrics; gradients reach e, F and B."""
+    encoded = net["encoder"].apply(params["encoder"], x)
+    forward = net["forward"].apply(params["forward"], encoded, z, action)
+    backward = net["backward"].apply(params["backward"], next_x)
+    loss_fb, metrics = losses.forward_backward_loss(forward, backward, measure, discount)
+    orthonormal = losses.orthonormality_loss(backward)
+    loss = loss_fb + config.c_orth * orthonormal
+    metrics |= {"loss/world": loss, "loss/fb": loss_fb, "loss/orth_backward": orthonormal}
+    metrics |= {"health/forward_norm": jnp.linalg.norm(forward, axis=-1).mean()}
+    return loss, metrics
+
+
+def actor_loss(
+    actor_params: PyTree,
+    net: dict[str, nets.encoders.Net],
+    config: Config,
+    forward_params: PyTree,
+    encoded: Float[Array, "B E"],
+    z: Float[Array, "B D"],
+    key: RandomKey,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """-mean of the predicted value F . z under the actor, and metrics; only the actor receives gradient."""
+    mean = net["actor"].apply(actor_params, encoded, z)
+    action = losses.explore(key, mean, config.noise, config.noise_clip)
+    heads = net["forward"].apply(forward_params, encoded, z, action)
+    value = losses.aggregate((heads * z[None]).sum(-1), config.actor_pessimism).mean()
+    return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}

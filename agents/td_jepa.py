@@ -1,0 +1,249 @@
+"""TD-JEPA: latent-predictive successor features; a reward or a goal becomes a policy without further training.
+
+A state encoder phi and a task encoder psi predict each other's discounted future, per policy pi_z:
+
+    T_phi(phi(s), z, a) ~= E[ sum_t discount^t psi(s_{t+1}) ],     T_psi(psi(s), z, a) ~= E[ sum_t discount^t phi(s_{t+1}) ]
+    y_phi = psi_target(s') + discount T_phi_target(phi_target(s'), z, a'),   a' ~ pi(phi_target(s'), z)
+    loss  = |T_phi - y_phi|^2 + |T_psi - y_psi|^2 + c_phi orth(phi(s)) + c_psi orth(psi(s))
+    actor = -E[ T_phi(stop_gradient(phi(s)), z, a) . z ]
+
+Paper: TD-JEPA, arXiv 2510.00739 (Algorithm 1). `symmetric=True` is its one-encoder variant: psi = phi, T_psi = T_phi.
+Differences from the paper: one coefficient for each orthonormality term; no factor 1/2 in the prediction losses.
+With `inputs="standardized"` observations are standardised and a constant is appended, because a linear encoder that
+ends on a sphere would otherwise lose the radius of its input.
+Prompts: Reward (least squares on psi), Goal (C^-1 psi(g)), Motion, Prior.
+"""
+
+import dataclasses
+from typing import Any, Literal, no_type_check
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PyTree
+
+from embodied import losses, nets, prompts
+from embodied.data.normalize import Inputs, observation_inputs
+from embodied.nets.encoders import project
+from embodied.nets.mlp import MatmulType
+from embodied.optim import adam_by_group, pick, soft_update
+from embodied.types import Agent, Batch, Goal, InputError, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Published state-based walker values (arXiv 2510.00739, appendix)."""
+
+    z_dim: int = 50  # width of psi, and of the latent (of phi when symmetric)
+    phi_dim: int = 256  # width of the state encoder; z_dim when symmetric
+    phi_hidden: int = 256  # hidden width of phi; unused when phi_layers is 0
+    phi_layers: int = 0  # 0 is one linear map
+    psi_hidden: int = 256
+    psi_layers: int = 2
+    hidden: int = 1024  # predictors and actor
+    layers: int = 1  # hidden layers after the embeddings, in predictors and actor
+    symmetric: bool = False  # one encoder and one predictor
+    discount: float = 0.98  # per decision, in [0, 1)
+    tau: float = 0.001  # moving-average rate of the targets, in (0, 1]
+    lr_phi: float = 1e-4
+    lr_psi: float = 1e-4
+    lr_predictor: float = 1e-4
+    lr_actor: float = 1e-4
+    c_phi: float = 0.1  # orthonormality of phi
+    c_psi: float = 0.1  # orthonormality of psi
+    goal_ratio: float = 0.5  # share of training latents that encode a goal, in [0, 1]
+    scale_goals: bool = False  # goals as C^-1 psi(g) while training (OGBench)
+    pessimism: float = 0.0  # head disagreement subtracted in targets; 0.5 is the minimum of two heads
+    actor_pessimism: float = 0.0  # the same for the actor
+    noise: float = 0.2  # standard deviation of exploration and target actions
+    noise_clip: float = 0.3
+    inputs: Inputs = "raw"
+    matmul: MatmulType = "float32"
+
+    def __post_init__(self) -> None:
+        if self.symmetric and self.phi_dim != self.z_dim:
+            raise InputError(
+                f"td_jepa: symmetric=True needs phi_dim equal to z_dim, got {self.phi_dim} and {self.z_dim}"
+            )
+        if not 0.0 <= self.discount < 1.0:
+            raise InputError(f"td_jepa: discount must be in [0, 1), got {self.discount}")
+
+    def tiny(self) -> "Config":
+        """The same algorithm small enough for tests."""
+        phi_dim = 8 if self.symmetric else 12
+        return dataclasses.replace(
+            self, z_dim=8, phi_dim=phi_dim, phi_hidden=16, psi_hidden=16, hidden=16, lr_actor=1e-3, tau=0.01
+        )
+
+
+@no_type_check
+@struct.dataclass
+class State:
+    """Online parameters (and the covariance C of psi), moving-average targets, optimiser state."""
+
+    params: PyTree
+    target: PyTree
+    optimizer: PyTree
+
+
+def make(config: Config, spec: Spec) -> Agent:
+    """The agent for a world; its parameter groups are phi, psi, predict_psi (T_phi), predict_phi (T_psi), actor."""
+    net = _networks(config, spec)
+    preprocess = observation_inputs(config.inputs, spec)
+    encoders = ("phi",) if config.symmetric else ("phi", "psi")
+    predictors = ("predict_psi",) if config.symmetric else ("predict_psi", "predict_phi")
+    learned = encoders + predictors
+    rates = {"phi": config.lr_phi, "psi": config.lr_psi}
+    optimizer = adam_by_group({name: rates.get(name, config.lr_predictor) for name in learned})
+    actor_optimizer = optax.adam(config.lr_actor)
+    task = "phi" if config.symmetric else "psi"  # the encoder whose successor features are values
+
+    def init(key: RandomKey, batch: Batch) -> State:
+        keys = dict(zip(("phi", "psi", "predict_psi", "predict_phi", "actor"), jax.random.split(key, 5), strict=True))
+        x = preprocess(batch.obs)
+        phi = jnp.zeros((x.shape[0], config.phi_dim))
+        z = jnp.zeros((x.shape[0], config.z_dim))
+        inputs = {
+            "phi": (x,),
+            "psi": (x,),
+            "predict_psi": (phi, z, batch.action),
+            "predict_phi": (z, z, batch.action),
+            "actor": (phi, z),
+        }
+        params = {name: net[name].init(keys[name], *inputs[name]) for name in (*learned, "actor")}
+        opt_state = {"world": optimizer.init(pick(params, learned)), "actor": actor_optimizer.init(params["actor"])}
+        target = jax.tree.map(jnp.copy, pick(params, learned))
+        return State(params | {"covariance": jnp.eye(config.z_dim)}, target, opt_state)
+
+    def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
+        key_z, key_target, key_actor = jax.random.split(key, 3)
+        x, next_x = preprocess(batch.obs), preprocess(batch.next_obs)
+        params, target = state.params, state.target
+        goals = net[task].apply(params[task], next_x)
+        if config.scale_goals:
+            goals = jnp.linalg.solve(params["covariance"] + 1e-6 * jnp.eye(config.z_dim), goals.T).T
+        z = losses.sample_latents(key_z, goals, config.goal_ratio)
+        discount = config.discount * batch.discount
+
+        next_phi = net["phi"].apply(target["phi"], next_x)
+        next_psi = net[task].apply(target[task], next_x)
+        mean = net["actor"].apply(params["actor"], next_phi, z)
+        next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
+        heads = net["predict_psi"].apply(target["predict_psi"], next_phi, z, next_action)
+        targets = {"predict_psi": losses.successor_target(next_psi, heads, discount, config.pessimism)}
+        if not config.symmetric:
+            heads = net["predict_phi"].apply(target["predict_phi"], next_psi, z, next_action)
+            targets["predict_phi"] = losses.successor_target(next_phi, heads, discount, config.pessimism)
+
+        grad, (metrics, psi) = jax.grad(world_loss, has_aux=True)(
+            pick(params, learned), net, config, x, z, batch.action, targets
+        )
+        delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, learned))
+        world = optax.apply_updates(pick(params, learned), delta)
+
+        phi = jax.lax.stop_gradient(net["phi"].apply(world["phi"], x))
+        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(
+            params["actor"], net, config, world["predict_psi"], phi, z, key_actor
+        )
+        delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
+        covariance = 0.995 * params["covariance"] + 0.005 * (psi.T @ psi) / psi.shape[0]
+        new_params = world | {
+            "actor": optax.apply_updates(params["actor"], delta),
+            "covariance": jax.lax.stop_gradient(covariance),
+        }
+        new_state = State(
+            new_params, soft_update(target, world, config.tau), {"world": world_state, "actor": actor_state}
+        )
+        metrics |= actor_metrics | {"grad/world": optax.global_norm(grad), "grad/actor": optax.global_norm(actor_grad)}
+        return new_state, metrics
+
+    def features(params: PyTree, obs: Obs) -> Array:
+        return net[task].apply(params[task], preprocess(obs))
+
+    def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
+        match prompt:
+            case Reward():
+                return prompts.infer_by_regression(features(params, prompt.obs), prompt)
+            case Goal():
+                single = jax.tree.map(lambda leaf: leaf[None], prompt.obs)
+                return prompts.goal_by_covariance(features(params, single)[0], params["covariance"])
+            case Motion():
+                encoded = features(params, prompt.obs)
+                return jax.vmap(prompts.goal_by_covariance, (0, None))(
+                    prompts.window_mean(encoded, 8), params["covariance"]
+                )
+            case Prior():
+                return project(jax.random.normal(key, (config.z_dim,)))
+        raise TypeError(f"td_jepa takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
+
+    def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
+        x = preprocess(obs)
+        z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
+        mean = net["actor"].apply(params["actor"], net["phi"].apply(params["phi"], x), z)
+        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior))
+
+
+def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
+    dtype = config.matmul
+    phi_layers = config.psi_layers if config.symmetric else config.phi_layers
+    phi_hidden = config.psi_hidden if config.symmetric else config.phi_hidden
+    return {
+        "phi": nets.encoders.encoder(phi_hidden, phi_layers, config.phi_dim, dtype=dtype),
+        "psi": nets.encoders.encoder(config.psi_hidden, config.psi_layers, config.z_dim, dtype=dtype),
+        "predict_psi": nets.encoders.forward_map(config.hidden, config.layers, config.z_dim, dtype=dtype),
+        "predict_phi": nets.encoders.forward_map(config.hidden, config.layers, config.phi_dim, dtype=dtype),
+        "actor": nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),
+    }
+
+
+def world_loss(
+    params: PyTree,
+    net: dict[str, nets.encoders.Net],
+    config: Config,
+    x: Float[Array, "B O"],
+    z: Float[Array, "B D"],
+    action: Float[Array, "B A"],
+    targets: dict[str, Array],
+) -> tuple[Float[Array, ""], tuple[dict[str, Array], Array]]:
+    """The representation loss and (metrics, task features without gradient).
+
+    phi receives gradient only as the input of its own predictor and through its orthonormality term; so does psi.
+    """
+    phi = net["phi"].apply(params["phi"], x)
+    predict_psi = net["predict_psi"].apply(params["predict_psi"], phi, z, action)
+    loss_phi = losses.latent_prediction_loss(predict_psi, targets["predict_psi"])
+    orthonormal_phi = losses.orthonormality_loss(phi)
+    loss = loss_phi + config.c_phi * orthonormal_phi
+    metrics = {"loss/predict_psi": loss_phi, "loss/orth_phi": orthonormal_phi}
+    task_features = phi
+    if not config.symmetric:
+        psi = net["psi"].apply(params["psi"], x)
+        predict_phi = net["predict_phi"].apply(params["predict_phi"], psi, z, action)
+        loss_psi = losses.latent_prediction_loss(predict_phi, targets["predict_phi"])
+        orthonormal_psi = losses.orthonormality_loss(psi)
+        loss = loss + loss_psi + config.c_psi * orthonormal_psi
+        metrics |= {"loss/predict_phi": loss_psi, "loss/orth_psi": orthonormal_psi}
+        task_features = psi
+    norm = jnp.linalg.norm(predict_psi, axis=-1).mean()
+    metrics |= {"loss/world": loss, "health/successor_norm": norm}
+    return loss, (metrics, jax.lax.stop_gradient(task_features))
+
+
+def actor_loss(
+    actor_params: PyTree,
+    net: dict[str, nets.encoders.Net],
+    config: Config,
+    predictor_params: PyTree,
+    phi: Float[Array, "B F"],
+    z: Float[Array, "B D"],
+    key: RandomKey,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """-mean of the predicted value T_phi . z under the actor, and metrics; only the actor receives gradient."""
+    mean = net["actor"].apply(actor_params, phi, z)
+    action = losses.explore(key, mean, config.noise, config.noise_clip)
+    heads = net["predict_psi"].apply(predictor_params, phi, z, action)
+    value = losses.aggregate((heads * z[None]).sum(-1), config.actor_pessimism).mean()
+    return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}

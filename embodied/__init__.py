@@ -1,0 +1,1 @@
+"""The ground floor: types, data, networks, losses, rewards, prompts, training, evaluation and policies."""

@@ -1,0 +1,61 @@
+"""Making data: coloured-noise behaviour, and episodes from trajectories."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from embodied.data.dataset import Steps
+from embodied.rollout import Behaviour, Trajectory
+from embodied.types import Obs, RandomKey
+
+
+def coloured_noise(correlation: float, scale: float = 1.0) -> Behaviour:
+    """Actions of a stationary Ornstein-Uhlenbeck process, clipped to [-1, 1]; its carry is `noise_carry`.
+
+    `correlation` is the time constant in decisions; `scale` the standard deviation. The first action is drawn from
+    the stationary distribution.
+    """
+    keep = float(np.exp(-1.0 / correlation))
+    fresh = float(np.sqrt(1.0 - keep**2)) * scale
+
+    def behave(obs: Obs, carry: tuple[Array, Array], key: RandomKey) -> tuple[Array, tuple[Array, Array]]:
+        noise, started = carry
+        draw = jax.random.normal(key, noise.shape)
+        noise = jnp.where(started[:, None], keep * noise + fresh * draw, scale * draw)
+        return jnp.clip(noise, -1.0, 1.0), (noise, jnp.ones_like(started))
+
+    return behave
+
+
+def noise_carry(action: int, count: int) -> tuple[Array, Array]:
+    """The start of `coloured_noise` for E = count worlds."""
+    return jnp.zeros((count, action)), jnp.zeros(count, bool)
+
+
+def episodes(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
+    """One mapping per world: state [T+1, O], action [T, A], physics [T+1, P], discount [T]."""
+    host = jax.device_get(trajectory)
+    return [
+        {
+            "state": np.asarray(host.obs["state"][e], np.float32),
+            "action": np.asarray(host.action[e], np.float32),
+            "physics": np.asarray(host.physics[e], np.float64),
+            "discount": np.asarray(host.discount[e], np.float32),
+        }
+        for e in range(host.action.shape[0])
+    ]
+
+
+def as_steps(trajectory: Trajectory) -> Steps:
+    """The trajectory as ring rows: leaves [E * (T + 1), ...], float32 physics, zero rewards."""
+    host = jax.device_get(trajectory)
+    pad = lambda x: np.concatenate([x, x[:, -1:]], 1)  # noqa: E731
+    flat = lambda x: np.asarray(x, np.float32).reshape(-1, *x.shape[2:])  # noqa: E731
+    return Steps(
+        obs={name: flat(leaf) for name, leaf in host.obs.items()},
+        action=flat(pad(host.action)),
+        reward=flat(np.zeros(host.physics.shape[:2])),
+        discount=flat(pad(host.discount)),
+        physics=flat(host.physics),
+    )

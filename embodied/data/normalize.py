@@ -1,0 +1,41 @@
+"""Standardisation of observations: statistics of a dataset, and the function that applies them in front of a network."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from embodied.types import Obs, Spec
+
+Inputs = Literal["raw", "standardized"]
+
+
+def statistics(
+    obs: Mapping[str, np.ndarray],
+) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
+    """(mean, standard deviation) of each observation component over the leading axis; zero deviations become 1."""
+    mean = {name: tuple(np.mean(leaf, 0, dtype=np.float64).tolist()) for name, leaf in obs.items()}
+    std = {}
+    for name, leaf in obs.items():
+        spread = np.std(leaf, 0, dtype=np.float64)
+        std[name] = tuple(np.where(spread > 1e-6, spread, 1.0).tolist())
+    return mean, std
+
+
+def observation_inputs(inputs: Inputs, spec: Spec) -> Callable[[Obs], Float[Array, "B I"]]:
+    """The function obs -> [B, I] that feeds networks.
+
+    "raw" is the state vector as it is; "standardized" subtracts the mean, divides by the deviation and appends a 1.
+    """
+    if inputs == "raw":
+        return lambda obs: obs["state"]
+    mean = jnp.asarray(spec.mean.get("state", np.zeros(spec.obs["state"])), jnp.float32)
+    std = jnp.asarray(spec.std.get("state", np.ones(spec.obs["state"])), jnp.float32)
+
+    def standardize(obs: Obs) -> Array:
+        x = (obs["state"] - mean[None]) / std[None]
+        return jnp.concatenate([x, jnp.ones((x.shape[0], 1))], -1)
+
+    return standardize

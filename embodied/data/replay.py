@@ -1,0 +1,73 @@
+"""A ring of recent episodes on the device, filled by a simulator between training chunks.
+
+Episodes have one fixed length T and take T + 1 rows; the ring is part of the checkpoint, so a resumed run samples
+what the interrupted one would have sampled.
+"""
+
+from collections.abc import Callable
+from typing import no_type_check
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Int, Key
+
+from embodied.data.dataset import Steps, gather
+from embodied.types import Batch, InputError, Params, Source
+
+
+@no_type_check
+@struct.dataclass
+class Ring:
+    """Room for S episodes of T + 1 rows."""
+
+    steps: Steps  # leaves [S * (T + 1), ...]
+    written: Int[Array, ""]  # episodes written so far, those overwritten included
+
+
+def empty(example: Steps, episodes: int) -> Ring:
+    """A ring with room for `episodes` episodes like `example` (one episode: leaves [T + 1, ...])."""
+    steps = jax.tree.map(lambda leaf: jnp.zeros((episodes * leaf.shape[0], *leaf.shape[1:]), leaf.dtype), example)
+    return Ring(steps, jnp.int32(0))
+
+
+def add(ring: Ring, episodes: Steps, rows: int) -> Ring:
+    """The ring with whole episodes written (leaves [E * rows, ...]); the oldest make room."""
+    return _add(ring, jax.tree.map(jnp.asarray, episodes), rows)
+
+
+def _write(ring: Ring, episodes: Steps, rows: int) -> Ring:
+    capacity = ring.steps.action.shape[0] // rows
+    count = episodes.action.shape[0] // rows
+    slots = (ring.written + jnp.arange(count)) % capacity
+    index = (slots[:, None] * rows + jnp.arange(rows)[None]).reshape(-1)
+    steps = jax.tree.map(lambda store, new: store.at[index].set(new), ring.steps, episodes)
+    return Ring(steps, ring.written + count)
+
+
+_add = jax.jit(_write, static_argnums=2, donate_argnums=0)
+
+
+def draw(ring: Ring, rows: int, count: int, key: Key[Array, ""]) -> Int[Array, " count"]:
+    """Rows that begin a transition, uniform over what the ring holds."""
+    capacity = ring.steps.action.shape[0] // rows
+    transitions = jnp.minimum(ring.written, capacity) * (rows - 1)
+    pick = jax.random.randint(key, (count,), 0, transitions)
+    return pick // (rows - 1) * rows + pick % (rows - 1)
+
+
+def from_ring(
+    initial: Ring,
+    rows: int,
+    batch_size: int,
+    refill: Callable[[Ring, Params, int, Key[Array, ""]], Ring] | None = None,
+) -> Source:
+    """A source of uniformly drawn transitions from a ring that `refill` may extend between chunks."""
+    if int(initial.written) == 0 and refill is None:
+        raise InputError("replay: the ring is empty and nothing refills it")
+
+    def sample(data: tuple[()], ring: Ring, key: Key[Array, ""]) -> tuple[Ring, Batch]:
+        return ring, gather(ring.steps, draw(ring, rows, batch_size, key))
+
+    # A copy, because the run that carries the ring is donated to each chunk.
+    return Source(data=(), init=lambda key: jax.tree.map(jnp.copy, initial), next=sample, refill=refill)

@@ -1,0 +1,97 @@
+"""Losses and estimators shared by agents: small pure laws, one formula each.
+
+Notation: n batch, d latent, K ensemble members. Successor measures start at the next state, so features are always
+evaluated at s' in targets and in prompts (zero-shot papers: arXiv 2103.07945, 2510.00739).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from embodied.nets.encoders import project
+
+
+def aggregate(heads: Float[Array, "k *b"], pessimism: float) -> Float[Array, " *b"]:
+    """mean_k P_k - pessimism * mean absolute difference between heads. For K = 2: 0 is the mean, 0.5 the minimum."""
+    members = heads.shape[0]
+    mean = heads.mean(0)
+    if members == 1 or pessimism == 0.0:
+        return mean
+    spread = jnp.abs(heads[:, None] - heads[None]).sum((0, 1)) / (members * (members - 1))
+    return mean - pessimism * spread
+
+
+def orthonormality_loss(features: Float[Array, "n d"]) -> Float[Array, ""]:
+    """1/(2 n (n-1)) sum_{i != j} (x_i . x_j)^2 - 1/n sum_i |x_i|^2; minimal (-d/2) where E[x x^T] = I.
+
+    Computed through the Gram identity sum_ij (x_i . x_j)^2 = |X^T X|_F^2, which costs n d^2 instead of n^2 d.
+    """
+    n = features.shape[0]
+    norms = jnp.square(features).sum(-1)
+    off_diagonal = jnp.square(features.T @ features).sum() - jnp.square(norms).sum()
+    return off_diagonal / (2 * n * (n - 1)) - norms.mean()
+
+
+def forward_backward_loss(
+    forward: Float[Array, "k n d"],
+    backward: Float[Array, "n d"],
+    target_measure: Float[Array, "n n"],
+    discount: Float[Array, " n"],
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """Successor-measure temporal difference, summed over heads, and its parts.
+
+    D = F B^T - discount * target (row i scaled by discount_i);  1/(2 n (n-1)) sum_{i != j} D_ij^2 - 1/n sum_i D_ii
+    """
+    n = backward.shape[0]
+    difference = forward @ backward.T - (discount[:, None] * target_measure)[None]
+    diagonal = jnp.diagonal(difference, axis1=1, axis2=2)
+    off_diagonal = jnp.square(difference).sum() - jnp.square(diagonal).sum()
+    off_diagonal = off_diagonal / (2 * n * (n - 1))
+    on_diagonal = -diagonal.sum() / n
+    return off_diagonal + on_diagonal, {"loss/fb_offdiag": off_diagonal, "loss/fb_diag": on_diagonal}
+
+
+def latent_prediction_loss(
+    prediction: Float[Array, "k n d"], target: Float[Array, "n d"]
+) -> Float[Array, ""]:
+    """mean_{k,i} |prediction_ki - target_i|^2: summed over features, averaged over heads and batch (no 1/2)."""
+    return jnp.square(prediction - target[None]).sum(-1).mean()
+
+
+def successor_target(
+    features: Float[Array, "n d"],
+    successor_heads: Float[Array, "k n d"],
+    discount: Float[Array, " n"],
+    pessimism: float,
+) -> Float[Array, "n d"]:
+    """features(s') + discount * aggregated successor features at s', without gradient."""
+    return jax.lax.stop_gradient(features + discount[:, None] * aggregate(successor_heads, pessimism))
+
+
+def explore(
+    key: Key[Array, ""], mean: Float[Array, "n a"], sigma: float, clip: float
+) -> Float[Array, "n a"]:
+    """Truncated-normal action: clipped noise, clipped action, straight-through so d action / d mean = 1 everywhere."""
+    noise = jnp.clip(sigma * jax.random.normal(key, mean.shape), -clip, clip)
+    raw = mean + noise
+    limit = 1.0 - 1e-6
+    return raw + jax.lax.stop_gradient(jnp.clip(raw, -limit, limit) - raw)
+
+
+def sample_latents(
+    key: Key[Array, ""], goals: Float[Array, "n d"], goal_ratio: float
+) -> Float[Array, "n d"]:
+    """Training latents: uniform on the sphere, or with probability `goal_ratio` a shuffled goal latent."""
+    key_sphere, key_permutation, key_mask = jax.random.split(key, 3)
+    n, d = goals.shape
+    sphere = project(jax.random.normal(key_sphere, (n, d)))
+    shuffled = project(jax.random.permutation(key_permutation, goals))
+    use_goal = jax.random.bernoulli(key_mask, goal_ratio, (n, 1))
+    return jax.lax.stop_gradient(jnp.where(use_goal, shuffled, sphere))
+
+
+def spectrum_ratio(features: Float[Array, "n d"]) -> Float[Array, ""]:
+    """Smallest over largest eigenvalue of the feature covariance; below 1e-3 the representation has collapsed."""
+    covariance = features.T @ features / features.shape[0]
+    eigenvalues = jnp.linalg.eigvalsh(covariance)
+    return eigenvalues[0] / jnp.maximum(eigenvalues[-1], 1e-12)

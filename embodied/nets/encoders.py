@@ -1,0 +1,120 @@
+"""The networks of zero-shot agents, as `Net(init, apply)` over plain nested dictionaries.
+
+`forward_map` predicts successor features or values from (state, action, latent), `actor` chooses the action,
+`encoder` is the backward map, the state encoder or the task encoder. This folder alone knows of Flax.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from embodied.nets.mlp import Dense, Embedding, LayerNorm, MatmulType
+
+
+class Net(NamedTuple):
+    """A network: `init(key, *inputs) -> params` and `apply(params, *inputs) -> output`."""
+
+    init: Callable[..., PyTree]
+    apply: Callable[..., Array]
+
+
+def _net(module: nn.Module) -> Net:
+    return Net(
+        init=lambda key, *inputs: module.init(key, *inputs)["params"],
+        apply=lambda params, *inputs: module.apply({"params": params}, *inputs),
+    )
+
+
+def project(z: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+    """z scaled to the sphere of radius sqrt(d), where all latents live."""
+    return z * (z.shape[-1] ** 0.5) / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+
+
+class _Forward(nn.Module):
+    hidden: int
+    layers: int
+    out: int
+    members: int
+    dtype: MatmulType
+
+    @nn.compact
+    def __call__(self, obs: Array, z: Array, action: Array) -> Array:
+        embed = lambda name: Embedding(self.hidden, self.members, self.dtype, name=name)  # noqa: E731
+        x = jnp.concatenate(
+            [
+                embed("obs_action")(jnp.concatenate([obs, action], -1)),
+                embed("obs_z")(jnp.concatenate([obs, z], -1)),
+            ],
+            -1,
+        )
+        for i in range(self.layers):
+            x = nn.relu(Dense(self.hidden, self.members, self.dtype, name=f"hidden_{i}")(x))
+        return Dense(self.out, self.members, self.dtype, name="head")(x)
+
+
+class _Actor(nn.Module):
+    hidden: int
+    layers: int
+    action: int
+    dtype: MatmulType
+
+    @nn.compact
+    def __call__(self, obs: Array, z: Array) -> Array:
+        x = jnp.concatenate(
+            [
+                Embedding(self.hidden, dtype=self.dtype, name="obs")(obs),
+                Embedding(self.hidden, dtype=self.dtype, name="obs_z")(jnp.concatenate([obs, z], -1)),
+            ],
+            -1,
+        )
+        for i in range(self.layers):
+            x = nn.relu(Dense(self.hidden, dtype=self.dtype, name=f"hidden_{i}")(x))
+        return jnp.tanh(Dense(self.action, dtype=self.dtype, name="head")(x))
+
+
+class _Encoder(nn.Module):
+    hidden: int
+    layers: int
+    out: int
+    on_sphere: bool
+    members: int
+    dtype: MatmulType
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        if self.layers:
+            x = Dense(self.hidden, self.members, self.dtype, name="in")(x)
+            x = jnp.tanh(LayerNorm(self.members, name="norm")(x))
+            for i in range(self.layers - 1):
+                x = nn.relu(Dense(self.hidden, self.members, self.dtype, name=f"hidden_{i}")(x))
+        x = Dense(self.out, self.members, self.dtype, name="head")(x)
+        return project(x) if self.on_sphere else x
+
+
+def forward_map(hidden: int, layers: int, out: int, members: int = 2, dtype: MatmulType = "float32") -> Net:
+    """(obs [B,O], z [B,D], action [B,A]) -> [K,B,out], K independent members."""
+    return _net(_Forward(hidden, layers, out, members, dtype))
+
+
+def actor(hidden: int, layers: int, action: int, dtype: MatmulType = "float32") -> Net:
+    """(obs [B,O], z [B,D]) -> mean action [B,A] in (-1, 1)."""
+    return _net(_Actor(hidden, layers, action, dtype))
+
+
+def encoder(
+    hidden: int, layers: int, out: int, on_sphere: bool = True, members: int = 0, dtype: MatmulType = "float32"
+) -> Net:
+    """(x [B,I]) -> features [B,out] (or [K,B,out]), on the sphere of radius sqrt(out) unless told otherwise.
+
+    layers = 0 is a single linear map.
+    """
+    return _net(_Encoder(hidden, layers, out, on_sphere, members, dtype))
+
+
+def count(params: PyTree) -> int:
+    """The number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

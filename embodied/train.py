@@ -1,0 +1,173 @@
+"""The training loop: one compiled chunk of K updates, hooks and checkpoints between chunks.
+
+    chunk = jit( scan over K:  source.next -> agent.update ),    key of update i = fold_in(root, i)
+
+The chunk donates the run and takes the source's data as an argument. Because keys depend on the update number alone,
+N updates equal N/2 updates, a checkpoint, a restore and N/2 more, bit for bit on one machine.
+"""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from embodied.checkpoint import Checkpointer
+from embodied.metrics import Logger
+from embodied.types import Agent, Batch, InputError, RandomKey, Run, Source
+
+INTERRUPTED = 75  # exit code after SIGTERM or SIGINT: saved, may be resumed (EX_TEMPFAIL of sysexits.h)
+
+Hook = Callable[[Run, int, dict[str, float]], dict[str, float] | None]  # (run, step, row) -> more numbers to log
+
+
+class NonFiniteError(RuntimeError):
+    """Training met a non-finite number; the message names update and metric."""
+
+
+class Interrupted(SystemExit):
+    """Training was told to stop; the run is saved. Carries the exit code."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """The budget of a run and when it reports."""
+
+    updates: int = 100_000  # gradient updates in all
+    batch_size: int = 1024  # transitions per update
+    chunk: int = 500  # updates per compiled call; at least 1
+    checkpoint_every: int = 10_000  # updates between checkpoints; a multiple of chunk
+    keep_checkpoints: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or self.updates % self.chunk or self.checkpoint_every % self.chunk:
+            raise InputError(
+                f"train: updates ({self.updates}) and checkpoint_every ({self.checkpoint_every}) must be "
+                f"multiples of chunk ({self.chunk}), which must be at least 1"
+            )
+
+
+def make_chunk(agent: Agent, source: Source, updates: int) -> Callable[[PyTree, Run, RandomKey], Any]:
+    """The compiled function (data, run, root key) -> (run, metrics [name] -> (mean, first bad update or -1))."""
+
+    def chunk(data: PyTree, run: Run, root: RandomKey) -> tuple[Run, dict[str, tuple[Array, Array]]]:
+        def one(run: Run, _: None) -> tuple[Run, Any]:
+            key_source, key_update = jax.random.split(jax.random.fold_in(root, run.step))
+            source_state, batch = source.next(data, run.source, key_source)
+            agent_state, metrics = agent.update(run.agent, batch, key_update)
+            return Run(agent=agent_state, source=source_state, step=run.step + 1), metrics
+
+        start = run.step
+        run, metrics = jax.lax.scan(one, run, None, length=updates)
+
+        def summarise(values: Array) -> tuple[Array, Array]:
+            bad = ~jnp.isfinite(values)
+            first = jnp.where(bad.any(), start + jnp.argmax(bad), -1)
+            return values.mean(), first
+
+        return run, {name: summarise(values) for name, values in metrics.items()}
+
+    return jax.jit(chunk, donate_argnums=1)
+
+
+def init_run(agent: Agent, source: Source, example: Batch, seed: int) -> Run:
+    """The state before the first update."""
+    key_agent, key_source = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
+    return Run(agent=agent.init(key_agent, example), source=source.init(key_source), step=jnp.int32(0))
+
+
+def train(
+    agent: Agent,
+    source: Source,
+    example: Batch,
+    config: TrainConfig,
+    *,
+    directory: Path | None = None,
+    hooks: Sequence[Hook] = (),
+    quiet: bool = False,
+) -> Run:
+    """The run after `config.updates` updates; continues from the latest checkpoint in `directory` where there is one.
+
+    Raises NonFiniteError (naming update and metric) and Interrupted (after saving). Hooks run after each chunk; what
+    they return is logged with the chunk's row.
+    """
+    root = jax.random.key(config.seed)
+    run = init_run(agent, source, example, config.seed)
+    checkpointer = Checkpointer(directory / "checkpoints", config.keep_checkpoints) if directory else None
+    if checkpointer:
+        run = checkpointer.restore(run)
+    done = int(run.step)
+    logger = Logger(directory, total=config.updates, resume_at=done, quiet=quiet)
+    chunk = _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger) if (
+        done < config.updates
+    ) else None
+    with _StopSignal() as stop:
+        while done < config.updates:
+            if source.refill:
+                key = jax.random.fold_in(jax.random.fold_in(root, 2**31 - 2), done)
+                run = run.replace(source=source.refill(run.source, run.agent.params, done, key))
+            started = time.perf_counter()
+            with jax.transfer_guard_device_to_host("disallow"):
+                run, summary = chunk(source.data, run, root)
+            done += config.chunk
+            row = _fetch(summary)
+            row["speed/updates_per_second"] = config.chunk / (time.perf_counter() - started)
+            for hook in hooks:
+                row |= hook(run, done, row) or {}
+            logger.write(done, row)
+            if checkpointer and (done % config.checkpoint_every == 0 or done == config.updates or stop.requested):
+                checkpointer.save(done, run)
+            if stop.requested and done < config.updates:
+                if checkpointer:
+                    checkpointer.close()
+                logger.close(f"stopped at update {done:,}; the same command resumes")
+                raise Interrupted(INTERRUPTED)
+    if checkpointer:
+        checkpointer.close()
+    logger.close()
+    return run
+
+
+def _compile(chunk: Any, data: PyTree, run: Run, root: RandomKey, logger: Logger) -> Any:
+    started = time.perf_counter()
+    compiled = chunk.lower(data, run, root).compile()
+    logger.note(f"compiled the training chunk in {time.perf_counter() - started:.1f} s")
+    return compiled
+
+
+def _fetch(summary: dict[str, tuple[Array, Array]]) -> dict[str, float]:
+    host = jax.device_get(summary)
+    for name, (_, first_bad) in sorted(host.items(), key=lambda item: int(item[1][1]) % 2**31):
+        if first_bad >= 0:
+            raise NonFiniteError(
+                f"metric '{name}' became non-finite at update {int(first_bad) + 1}; the last checkpoint is intact. "
+                "Lower the learning rates or raise the orthonormality coefficients"
+            )
+    return {name: float(np.asarray(mean)) for name, (mean, _) in host.items()}
+
+
+class _StopSignal:
+    """Turns SIGTERM and SIGINT into a request that the loop honours after the running chunk."""
+
+    def __enter__(self) -> "_StopSignal":
+        self.requested = False
+        self.previous: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, number: int, frame: Any) -> None:
+        self.requested = True
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

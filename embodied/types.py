@@ -1,0 +1,231 @@
+"""The records that every floor shares: data, prompts, and the contracts of agents, sources and worlds.
+
+Axes in annotations: B batch, T time, E parallel worlds, H control steps held per decision, A action,
+P physics vector, D latent, N samples for a closed-form solve.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, no_type_check
+
+import jax
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
+
+Params = PyTree
+State = PyTree
+Carry = PyTree
+SourceState = PyTree
+Obs = Mapping[str, Any]  # name -> array; proprioception is "state"
+Quantities = Mapping[str, Any]  # name -> array, in SI units; what rewards are written in
+Metrics = Mapping[str, Any]  # "part/name" -> scalar
+RandomKey = Key[Array, ""]
+
+
+@no_type_check
+@struct.dataclass
+class Batch:
+    """Transitions. `discount` is 0 where the world terminated and 1 elsewhere; time-outs keep 1."""
+
+    obs: Obs  # leaves [B, ...]
+    action: Float[Array, "B A"]
+    next_obs: Obs  # leaves [B, ...]
+    reward: Float[Array, " B"]  # zeros for reward-free data
+    discount: Float[Array, " B"]
+
+
+@no_type_check
+@struct.dataclass
+class Timestep:
+    """The state of E worlds after a decision. Rewards are not in it: a task computes them from quantities."""
+
+    physics: Float[Array, "E P"]  # full physics vector; all that is needed to continue, branch or relabel
+    obs: Obs  # leaves [E, ...]
+    quantities: Quantities  # leaves [E, ...]: named quantities now
+    path: Quantities  # leaves [E, H, ...]: the same at each control step of the last decision
+    discount: Float[Array, " E"]  # 0 = terminated
+    last: Bool[Array, " E"]  # terminated or timed out
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What an agent must know of a world: shapes, and the statistics that standardise observations."""
+
+    obs: Mapping[str, tuple[int, ...]]  # name -> shape of one observation
+    action: int  # dimensions; every action component lives in [-1, 1]
+    mean: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # per obs component
+    std: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    def example(self, batch: int = 2) -> Batch:
+        """A zero-filled batch of the right shapes, for `Agent.init` and for tracing."""
+        obs = {name: np.zeros((batch, *shape), np.float32) for name, shape in self.obs.items()}
+        return Batch(
+            obs=obs,
+            action=np.zeros((batch, self.action), np.float32),
+            next_obs=obs,
+            reward=np.zeros(batch, np.float32),
+            discount=np.ones(batch, np.float32),
+        )
+
+
+class Quantity(NamedTuple):
+    """Declaration of one named quantity of a world."""
+
+    shape: tuple[int, ...]  # () for a scalar
+    unit: str  # "m", "m/s", "1", ...
+    about: str  # one line for `embodied list`
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvSpec:
+    """What is fixed about a world."""
+
+    name: str
+    obs: Mapping[str, tuple[int, ...]]
+    action: int  # dimensions, each in [-1, 1]
+    control_dt: float  # seconds per control step
+    hold: int  # control steps per decision: an action is held that long
+    episode_length: int  # control steps per episode
+    quantities: Mapping[str, Quantity]
+    physics: int  # length of the physics vector
+    jittable: bool  # reset and step may be traced
+
+    @property
+    def decisions(self) -> int:
+        """Decisions per episode."""
+        return self.episode_length // self.hold
+
+
+class Env(abc.ABC):
+    """E worlds stepped together, as pure functions of their physics vectors. Abstract or final."""
+
+    spec: EnvSpec
+    tasks: Mapping[str, Any]  # name -> embodied.rewards.Task
+
+    @abc.abstractmethod
+    def reset(self, key: RandomKey, count: int) -> Timestep:
+        """`count` worlds at the start of an episode."""
+
+    @abc.abstractmethod
+    def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
+        """Worlds placed in the given physics states (time included)."""
+
+    @abc.abstractmethod
+    def step(self, ts: Timestep, action: Float[Any, "E A"]) -> Timestep:
+        """The worlds after holding `action` for `spec.hold` control steps."""
+
+    @abc.abstractmethod
+    def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
+        """Observations and named quantities of stored physics states; used to relabel and to set goals."""
+
+    def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
+        """An image of one physics state. Raises RuntimeError naming the missing library where none can be made."""
+        raise RuntimeError(f"world '{self.spec.name}' has no renderer in this form; use its host form")
+
+
+@no_type_check
+@struct.dataclass
+class Reward:
+    """Do what scores high: next observations with their relabelled rewards. See `embodied.prompts` for variants."""
+
+    obs: Obs  # leaves [N, ...]
+    reward: Float[Array, " N"]
+    inference: str = struct.field(pytree_node=False, default="plain")  # "plain", "ridge" or "softmax"
+    ridge: float = struct.field(pytree_node=False, default=1e-3)  # relative to the mean feature variance
+    temperature: float = struct.field(pytree_node=False, default=10.0)  # per unit of reward
+
+
+@no_type_check
+@struct.dataclass
+class Goal:
+    """Be in this observation."""
+
+    obs: Obs  # leaves [...]: one observation
+
+
+@no_type_check
+@struct.dataclass
+class Motion:
+    """Pass through these observations; gives one latent per step."""
+
+    obs: Obs  # leaves [T, ...]
+
+
+@no_type_check
+@struct.dataclass
+class Language:
+    """Do what a sentence says."""
+
+    tokens: Any  # [L]
+    mask: Any  # [L]
+
+
+@no_type_check
+@struct.dataclass
+class Demos:
+    """Do what these transitions do."""
+
+    obs: Obs  # leaves [N, ...]
+    action: Float[Array, "N A"]
+
+
+@struct.dataclass
+class Prior:
+    """A latent drawn as in training; used for exploration."""
+
+
+Prompt = Reward | Goal | Motion | Language | Demos | Prior
+
+
+class Agent(NamedTuple):
+    """An algorithm as five pure functions over one pytree of state; `make(config, spec)` closes over the rest.
+
+    `act` is deterministic when its key is None and explores otherwise. Its observations are batched ([E, ...]);
+    `z` is [D] or [E, D].
+    """
+
+    init: Callable[[RandomKey, Batch], State]  # State has .params; no key and no Python counter inside
+    update: Callable[[State, Batch, RandomKey], tuple[State, Metrics]]
+    prompt: Callable[[Params, Prompt, RandomKey], Any]  # raises TypeError listing the prompts it takes
+    carry: Callable[[int], Carry]  # what `act` remembers for E worlds; () when memoryless
+    act: Callable[[Params, Obs, Any, Carry, RandomKey | None], tuple[Array, Carry]]
+    prompts: tuple[type, ...]  # the prompt kinds that `prompt` takes
+
+
+class Source(NamedTuple):
+    """Anything that yields batches inside a scan.
+
+    `data` is read-only and an argument of the compiled chunk (never donated, never a constant); what changes lives
+    in the source state. `refill` runs on the host between chunks: it may step a simulator with the current
+    parameters and returns the new source state.
+    """
+
+    data: PyTree
+    init: Callable[[RandomKey], SourceState]
+    next: Callable[[PyTree, SourceState, RandomKey], tuple[SourceState, Batch]]
+    refill: Callable[[SourceState, Params, int, RandomKey], SourceState] | None = None  # int: updates done so far
+
+
+@no_type_check
+@struct.dataclass
+class Run:
+    """Everything that training carries from one update to the next; this is the checkpoint."""
+
+    agent: State
+    source: SourceState
+    step: jax.Array  # int32 [], updates done
+
+
+class InputError(ValueError):
+    """Bad input from a user: one line that names the field, what was expected and the nearest valid choice."""
+
+
+def nearest(word: str, choices: Any) -> str:
+    """The clause "did you mean '...'?" or the list of valid choices, for error messages."""
+    import difflib
+
+    names = sorted(str(choice) for choice in choices)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(names)}"

@@ -1,0 +1,31 @@
+"""Worlds: simulators with named quantities, so that a reward written as text can be computed anywhere."""
+
+import importlib
+import inspect
+from typing import Any
+
+from embodied.types import Env, InputError, nearest
+
+WORLDS = {
+    "walker": "envs.dmc",
+    "cheetah": "envs.dmc",
+    "quadruped": "envs.dmc",
+    "point_maze": "envs.point_maze",
+}
+
+
+def make(name: str, form: str = "host", **options: Any) -> Env:
+    """The world called `name`, on the CPU's threads (form "host") or traceable by JAX (form "mjx").
+
+    Every world takes the options `hold` (control steps per decision) and, in its host form, `threads`; what
+    else a world takes stands at its module's `make`. Raises InputError for an unknown name, form or option.
+    """
+    if name not in WORLDS:
+        raise InputError(f"unknown world '{name}'; {nearest(name, WORLDS)}")
+    module_make = importlib.import_module(WORLDS[name]).make
+    parameters = inspect.signature(module_make).parameters.values()
+    valid = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in valid:
+            raise InputError(f"unknown option '{option}' of world '{name}'; {nearest(option, valid)}")
+    return module_make(name, form, **options)

@@ -1,0 +1,163 @@
+"""Worlds on the CPU: C MuJoCo stepped by a pool of threads, all worlds of a call together.
+
+A decision holds one action for `hold` control steps of `substeps` physics steps each. Every call starts from
+the physics vector alone (the solver starts cold): equal vectors and actions give equal results, bit by bit.
+Sensor values belong to the state they are returned with; dm_control's lag by one physics step for sensors
+that depend on acceleration.
+"""
+
+import functools
+import gc
+import logging
+import os
+from typing import Any
+
+import jax
+import mujoco
+import mujoco.rollout
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from embodied.types import Env, Obs, Quantities, RandomKey, Timestep
+from envs.model import WorldModel
+
+log = logging.getLogger(__name__)
+
+HUGE = 1e10  # MuJoCo calls a state beyond this unstable and resets it
+NO_RENDERER = "no renderer: install libegl1 libgl1-mesa-dri (or libosmesa6) and set MUJOCO_GL=egl"
+
+
+class HostEnv(Env):
+    """A world on the CPU. Results are numpy arrays: float64 physics and quantities, float32 observations."""
+
+    def __init__(self, world: WorldModel, threads: int | None = None):
+        threads = threads or os.cpu_count() or 1
+        self.world = world
+        self.spec = world.spec(jittable=False)
+        self.tasks = world.tasks()
+        self._data = [mujoco.MjData(world.model) for _ in range(threads)]
+        self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._renderer: mujoco.Renderer | None = None
+
+    def reset(self, key: RandomKey, count: int) -> Timestep:
+        """`count` worlds at the start of an episode."""
+        return self.reset_to(self._starts(np.random.default_rng(np.asarray(jax.random.key_data(key))), count))
+
+    def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
+        """Worlds placed in the given physics states (time included)."""
+        physics = np.array(physics, np.float64)
+        states = np.repeat(physics[:, None], self.spec.hold, axis=1)
+        sensordata = np.repeat(self._roll(physics, 1)[1], self.spec.hold, axis=1)
+        return self._timestep(states, sensordata, failed=np.zeros(len(physics), bool))
+
+    def step(self, ts: Timestep, action: Float[Any, "E A"]) -> Timestep:
+        """The worlds after holding `action` for `spec.hold` control steps.
+
+        A world whose state becomes non-finite is replaced by one at a fresh start, with `last` true and
+        discount 0, and named in a log line; the other worlds are not touched.
+        """
+        world, hold = self.world, self.spec.hold
+        ctrl = world.command(np.asarray(action, np.float64), np)
+        start = np.concatenate([np.asarray(ts.physics, np.float64)[:, : world.ctrl.start], ctrl], axis=1)
+        steps = hold * world.substeps
+        # Entry t of a rollout holds the sensor values before its step and the state after it: one step more
+        # than asked for gives the sensor values of the last state.
+        visited, sensed = self._roll(start, steps + 1)
+        failed = self._failed(start, visited)
+        ends = np.arange(1, hold + 1) * world.substeps
+        held = np.broadcast_to(ctrl[:, None], (len(start), hold, ctrl.shape[1]))
+        states, sensordata = np.concatenate([visited[:, ends - 1], held], axis=2), sensed[:, ends]
+        if failed.any():
+            fresh = self._starts(np.random.default_rng(np.flatnonzero(failed)), int(failed.sum()))
+            states[failed] = fresh[:, None]
+            sensordata[failed] = self._roll(fresh, 1)[1]
+        return self._timestep(states, sensordata, failed)
+
+    def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
+        """Observations and named quantities of stored physics states."""
+        state, quantities = self.read(physics)
+        return {"state": state.astype(np.float32)}, quantities
+
+    def read(self, physics: Float[Any, "E P"]) -> tuple[Float[np.ndarray, "E O"], Quantities]:
+        """The observation "state" and the named quantities of physics states, in float64."""
+        physics = np.asarray(physics, np.float64)
+        return self.world.read(physics, self._roll(physics, 1)[1][:, 0], np)
+
+    def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
+        """A `size` x `size` image of one physics state. Raises RuntimeError where no OpenGL is installed."""
+        model, data = self.world.model, self._data[0]
+        renderer = self._renderer_of(size)
+        mujoco.mj_setState(model, data, physics[: self.world.ctrl.start], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        mujoco.mj_forward(model, data)
+        renderer.update_scene(data, camera)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = 0
+        return renderer.render().copy()
+
+    def close(self) -> None:
+        """Frees the renderer, if one was made; one that is collected late corrupts the images of the next."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+            gc.collect()
+
+    def _renderer_of(self, size: int) -> Any:
+        if self._renderer is None or self._renderer.width != size:
+            self.close()
+            if not _can_render():
+                raise RuntimeError(NO_RENDERER)
+            buffer = self.world.model.vis.global_
+            buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
+            self._renderer = mujoco.Renderer(self.world.model, size, size)
+        return self._renderer
+
+    def _starts(self, generator: np.random.Generator, count: int) -> np.ndarray:
+        world = self.world
+        physics = np.zeros((count, self.spec.physics))
+        physics[:, world.qpos] = world.start(generator, count)
+        if world.settle:
+            physics[:, : world.ctrl.start] = self._roll(physics, world.settle)[0][:, -1]
+            physics[:, 0] = 0
+        return physics
+
+    def _roll(self, physics: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """States after [E, steps, ...] and sensor values before each of `steps` physics steps."""
+        state, ctrl = np.split(physics, [self.world.ctrl.start], axis=1)
+        return self._pool.rollout(self.world.model, self._data, state, ctrl[:, None], nstep=steps)
+
+    def _failed(self, start: np.ndarray, visited: np.ndarray) -> np.ndarray:
+        """Which worlds [E] MuJoCo found unstable: it sets their clock back and stops stepping them."""
+        finite = np.isfinite(start).all(axis=1) & np.isfinite(visited).all(axis=(1, 2))
+        expected = start[:, 0] + visited.shape[1] * self.world.model.opt.timestep
+        failed = ~finite | (np.abs(visited[:, -1, 0] - expected) > self.world.model.opt.timestep / 2)
+        for index in np.flatnonzero(failed):
+            states = np.vstack([start[index, : self.world.ctrl.start], visited[index]])
+            bad = np.argwhere(~(np.abs(states) < HUGE))
+            where = f"entry {bad[0, 1]} of the physics vector" if len(bad) else "acceleration or action"
+            which = f"world {index} of '{self.spec.name}'"
+            when = f"became unstable at {start[index, 0]:g} s, first in {where}"
+            log.warning("%s %s; it was reset", which, when)
+        return failed
+
+    def _timestep(self, states: np.ndarray, sensordata: np.ndarray, failed: np.ndarray) -> Timestep:
+        state, path = self.world.read(states, sensordata, np)
+        elapsed = np.rint(states[:, -1, 0] / self.spec.control_dt)
+        return Timestep(
+            physics=states[:, -1],
+            obs={"state": state[:, -1].astype(np.float32)},
+            quantities={name: value[:, -1] for name, value in path.items()},
+            path=path,
+            discount=np.where(failed, np.float32(0), np.float32(1)),
+            last=failed | (elapsed >= self.spec.episode_length),
+        )
+
+
+@functools.cache
+def _can_render() -> bool:
+    # Tried once per process: after a failure MuJoCo aborts the process at the next attempt.
+    try:
+        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
+    except Exception:  # which one depends on the OpenGL backend and on what of it is missing
+        return False
+    gc.collect()
+    return True

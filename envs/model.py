@@ -1,0 +1,209 @@
+"""What a world is made of: a compiled MuJoCo model and the declaration of how to read it.
+
+Observations and named quantities are slices and closed forms of the physics vector and of MuJoCo's sensors.
+They are written once against an array namespace (numpy or jax.numpy), so the host and MJX forms of a world
+cannot disagree on what a name means. A physics vector is (time, qpos, qvel, act, ctrl).
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from embodied.rewards import Task
+from embodied.types import Env, EnvSpec, InputError, Quantity, nearest
+
+FORMS = ("host", "mjx")
+SENSORS = {  # what `add_sensors` can add, all in the world frame
+    "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
+    "x_axis": mujoco.mjtSensor.mjSENS_FRAMEXAXIS,
+    "z_axis": mujoco.mjtSensor.mjSENS_FRAMEZAXIS,
+    "angular_velocity": mujoco.mjtSensor.mjSENS_FRAMEANGVEL,
+    "angular_momentum": mujoco.mjtSensor.mjSENS_SUBTREEANGMOM,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """Physics states with their sensor values, read by name; leading axes are free."""
+
+    world: "WorldModel"
+    numpy: ModuleType  # numpy or jax.numpy
+    physics: Any  # [..., P]
+    sensordata: Any  # [..., S]
+
+    @property
+    def qpos(self) -> Any:
+        """Generalised positions [..., nq]."""
+        return self.physics[..., self.world.qpos]
+
+    @property
+    def qvel(self) -> Any:
+        """Generalised velocities [..., nv]."""
+        return self.physics[..., self.world.qvel]
+
+    @property
+    def act(self) -> Any:
+        """Actuator activations [..., na]."""
+        return self.physics[..., self.world.act]
+
+    @property
+    def control(self) -> Any:
+        """The action being held [..., A], in [-1, 1]."""
+        centre, half = self.world.actuator_range
+        return (self.physics[..., self.world.ctrl] - centre) / half
+
+    def sensor(self, name: str) -> Any:
+        """Values of one MuJoCo sensor [..., size]."""
+        return self.sensordata[..., self.world.sensors[name]]
+
+    def joints(self) -> dict[str, Any]:
+        """'<joint>_angle' and '<joint>_velocity' of every hinge and slide joint."""
+        values = {}
+        for name, (position, velocity) in self.world.joints.items():
+            values[f"{name}_angle"] = self.physics[..., position]
+            values[f"{name}_velocity"] = self.physics[..., velocity]
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModel:
+    """One world: its model, timing, named quantities, observation, start states and tasks."""
+
+    name: str
+    model: mujoco.MjModel
+    control_dt: float  # seconds per control step, a multiple of the model's timestep
+    hold: int  # control steps per decision
+    quantities: Mapping[str, Quantity]
+    rewards: Mapping[str, tuple[str, str]]  # task -> (reward expression, one line about it)
+    observation: Callable[[Reading], Any]  # -> [..., O]
+    measure: Callable[[Reading], dict[str, Any]]  # -> name -> [..., *shape]
+    start: Callable[[np.random.Generator, int], np.ndarray]  # -> qpos [count, nq]; velocities start at zero
+    settle: int = 0  # physics steps without control between `start` and the beginning of an episode
+    episode_length: int = 1000  # control steps
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.hold <= self.episode_length:
+            raise InputError(f"hold must lie in [1, {self.episode_length}] control steps, got {self.hold}")
+
+    @property
+    def substeps(self) -> int:
+        """Physics steps per control step."""
+        return round(self.control_dt / self.model.opt.timestep)
+
+    @functools.cached_property
+    def qpos(self) -> slice:
+        """Where generalised positions lie in a physics vector."""
+        return slice(1, 1 + self.model.nq)
+
+    @functools.cached_property
+    def qvel(self) -> slice:
+        """Where generalised velocities lie in a physics vector."""
+        return slice(self.qpos.stop, self.qpos.stop + self.model.nv)
+
+    @functools.cached_property
+    def act(self) -> slice:
+        """Where actuator activations lie in a physics vector."""
+        return slice(self.qvel.stop, self.qvel.stop + self.model.na)
+
+    @functools.cached_property
+    def ctrl(self) -> slice:
+        """Where actuator commands lie; what precedes them is MuJoCo's full physics state."""
+        assert self.act.stop == mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        return slice(self.act.stop, self.act.stop + self.model.nu)
+
+    @functools.cached_property
+    def joints(self) -> dict[str, tuple[int, int]]:
+        """Columns of position and velocity of every hinge and slide joint."""
+        scalar = np.flatnonzero(self.model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE))
+        joints = {self.model.joint(i).name: i for i in scalar}
+        position = self.qpos.start + self.model.jnt_qposadr
+        velocity = self.qvel.start + self.model.jnt_dofadr
+        return {name: (int(position[i]), int(velocity[i])) for name, i in joints.items()}
+
+    @functools.cached_property
+    def sensors(self) -> dict[str, slice]:
+        """Where each sensor lies in sensordata."""
+        each = [self.model.sensor(i) for i in range(self.model.nsensor)]
+        return {s.name: slice(int(s.adr[0]), int(s.adr[0] + s.dim[0])) for s in each}
+
+    @functools.cached_property
+    def actuator_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and half width [A] of the actuators' command ranges."""
+        low, high = self.model.actuator_ctrlrange.T
+        return (low + high) / 2, (high - low) / 2
+
+    def command(self, action: Any, numpy: ModuleType) -> Any:
+        """Actuator commands [E, A] of actions, which are clipped to [-1, 1]."""
+        centre, half = self.actuator_range
+        return centre + half * numpy.clip(action, -1, 1)
+
+    def read(self, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, dict[str, Any]]:
+        """Observation vector [..., O] and named quantities of physics states, in their own precision."""
+        reading = Reading(self, numpy, physics, sensordata)
+        return self.observation(reading), self.measure(reading)
+
+    def spec(self, jittable: bool) -> EnvSpec:
+        """What is fixed about this world."""
+        zeros = np.zeros(self.ctrl.stop), np.zeros(self.model.nsensordata)
+        size = self.observation(Reading(self, np, *zeros)).shape
+        return EnvSpec(
+            name=self.name,
+            obs={"state": size},
+            action=self.model.nu,
+            control_dt=self.control_dt,
+            hold=self.hold,
+            episode_length=self.episode_length,
+            quantities=self.quantities,
+            physics=self.ctrl.stop,
+            jittable=jittable,
+        )
+
+    def tasks(self) -> dict[str, Task]:
+        """The tasks of this world by name."""
+        texts = self.rewards.items()
+        return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in texts}
+
+
+def build(world: WorldModel, form: str, threads: int | None) -> Env:
+    """`world` in the given form. Raises InputError for an unknown form, or one that lacks a feature."""
+    if form == "host":
+        from envs.host import HostEnv
+
+        return HostEnv(world, threads)
+    if form == "mjx":
+        if threads is not None:
+            raise InputError("threads belongs to form 'host'; leave it out for form 'mjx'")
+        from envs.mjx import MjxEnv
+
+        return MjxEnv(world)
+    raise InputError(f"unknown form '{form}' of world '{world.name}'; {nearest(form, FORMS)}")
+
+
+def compile_model(
+    xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]
+) -> mujoco.MjModel:
+    """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
+
+    Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image.
+    """
+    spec = mujoco.MjSpec.from_string(xml, include=dict(include))
+    for body, kinds in sensors.items():
+        for kind in kinds:
+            spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[kind], objtype=_frame_of(kind), objname=body)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*settotalmass.*")  # in dm_control's own cheetah
+        model = spec.compile()
+    model.vis.quality.shadowsize = 0
+    model.vis.quality.offsamples = 0
+    return model
+
+
+def _frame_of(kind: str) -> mujoco.mjtObj:
+    # XBODY is the frame that xpos and xmat describe; BODY is that of the inertia, and the root of a subtree.
+    return mujoco.mjtObj.mjOBJ_BODY if kind == "angular_momentum" else mujoco.mjtObj.mjOBJ_XBODY

@@ -1,0 +1,1 @@
+"""One agent meets one world: presets, the command line, results."""

@@ -1,0 +1,67 @@
+"""The command line: `embodied COMMAND ...`. Each command is a function here that parses and calls its own module."""
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+COMMANDS = {
+    "demo": "collect, train, prompt and report, in minutes",
+    "collect": "make reward-free data: embodied collect walker-rnd --out data/walker",
+    "train": "train a preset on data: embodied train walker-fb-small --data data/walker --out runs/walker",
+    "prompt": "turn a reward text, task or goal into a latent: embodied prompt walker --reward '...'",
+    "evaluate": "score a policy or a prompt file over episodes with intervals",
+    "report": "one self-contained HTML page about a run",
+    "data": "check or import datasets: embodied data check DIR",
+    "list": "presets, worlds, quantities, tasks, models",
+    "doctor": "versions, backend, renderer, disk, memory; what to fix",
+}
+BAD_INPUT, NON_FINITE = 2, 3
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; exits with 0, 2 for bad input, 3 for non-finite training, 75 when interrupted and saved."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from embodied.types import InputError
+
+    try:
+        _check_names()
+        if not arguments or arguments[0] in ("-h", "--help"):
+            print(_usage())
+            return
+        command, *rest = arguments
+        if command not in COMMANDS:
+            from embodied.types import nearest
+
+            raise InputError(f"command: unknown command '{command}'; {nearest(command, COMMANDS)}")
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        handler: Callable[[list[str]], Any] = importlib.import_module(f"experiments.commands.{command}").main
+        handler(rest)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+
+
+def _usage() -> str:
+    lines = ["embodied: train a behaviour model once, prompt it with a reward or a goal, put it on a robot.", ""]
+    lines += [f"  embodied {name:<9} {about}" for name, about in COMMANDS.items()]
+    return "\n".join([*lines, "", "`embodied COMMAND --help` tells more."])
+
+
+def _check_names() -> None:
+    """Raises InputError where another installed package shadows one of ours."""
+    from embodied.types import InputError
+
+    home = Path(__file__).resolve().parent.parent
+    for name in ("agents", "envs", "embodied"):
+        spec = importlib.util.find_spec(name)
+        origin = Path(spec.origin).resolve().parent if spec and spec.origin else None
+        if origin != home / name:
+            raise InputError(
+                f"the package '{name}' is taken by {origin}; install embodied-stack in an environment of its own"
+            )

@@ -1,0 +1,92 @@
+"""`embodied collect`: reward-free data from noise or from a curious explorer, into the native store."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import envs
+from agents import rnd
+from embodied.data import collect, replay, store
+from embodied.rollout import Trajectory, agent_behaviour, rollout
+from embodied.train import init_run, make_chunk
+from embodied.types import Env, InputError, Spec, nearest
+from experiments.presets import Collect
+
+EXPLORERS = ("noise", "rnd")
+
+
+def run(config: Collect, out: Path, quiet: bool = False) -> Path:
+    """The directory of the finished dataset. Raises InputError where `out` already holds one."""
+    if config.explorer not in EXPLORERS:
+        raise InputError(f"explorer: unknown explorer '{config.explorer}'; {nearest(config.explorer, EXPLORERS)}")
+    if config.episodes % config.worlds:
+        raise InputError(f"collect: episodes ({config.episodes}) must be a multiple of worlds ({config.worlds})")
+    env = make_env(config.world, config.hold)
+    batches = _noise(config, env) if config.explorer == "noise" else _rnd(config, env)
+    metadata = {"world": config.world, "options": {"hold": env.spec.hold}, "collector": dataclasses.asdict(config)}
+    metadata["seed"] = config.seed
+    started, done = time.perf_counter(), 0
+    with store.Writer(out, f"{config.world}_{config.explorer}", metadata) as writer:
+        for trajectory in batches:
+            for episode in collect.episodes(trajectory):
+                writer.add(episode)
+            done += config.worlds
+            if not quiet and (done * 5 // config.episodes != (done - config.worlds) * 5 // config.episodes):
+                frames = done * config.decisions * env.spec.hold
+                speed = frames / (time.perf_counter() - started)
+                print(f"  {done:,} / {config.episodes:,} episodes  {speed:,.0f} frames/s", file=sys.stderr, flush=True)
+    return out
+
+
+def make_env(world: str, hold: int | None) -> Any:
+    """The host form of a world, with its own default for `hold` where that is None."""
+    return envs.make(world, **({} if hold is None else {"hold": hold}))
+
+
+def _noise(config: Collect, env: Env) -> Iterator[Trajectory]:
+    behave = collect.coloured_noise(config.correlation, config.scale)
+    root = jax.random.key(config.seed)
+    for i in range(config.episodes // config.worlds):
+        key_reset, key_roll = jax.random.split(jax.random.fold_in(root, i))
+        start = env.reset(key_reset, config.worlds)
+        yield rollout(
+            env, behave, start, collect.noise_carry(env.spec.action, config.worlds), config.decisions, key_roll
+        )
+
+
+def _rnd(config: Collect, env: Env) -> Iterator[Trajectory]:
+    """The first batch of episodes is noise; after each batch the explorer learns from all data so far."""
+    spec = Spec(obs=env.spec.obs, action=env.spec.action)
+    agent = rnd.make(config.explorer_config, spec)
+    behave = agent_behaviour(agent, explore=True)
+    rows, root = config.decisions + 1, jax.random.key(config.seed)
+    trajectory = next(_noise(dataclasses.replace(config, episodes=config.worlds), env))
+    yield trajectory
+    steps = collect.as_steps(trajectory)
+    one = jax.tree.map(lambda leaf: leaf[:rows], steps)
+    ring = replay.add(replay.empty(one, config.episodes), steps, rows)
+    source = replay.from_ring(ring, rows, config.batch_size)
+    state = init_run(agent, source, spec.example(), config.seed)
+    chunk = make_chunk(agent, source, config.updates)
+    for i in range(1, config.episodes // config.worlds):
+        state, _ = chunk(source.data, state, root)
+        key_reset, key_roll = jax.random.split(jax.random.fold_in(root, i))
+        carry = (jax.tree.map(jnp.copy, state.agent.params), jnp.zeros(0), ())
+        trajectory = rollout(env, behave, env.reset(key_reset, config.worlds), carry, config.decisions, key_roll)
+        yield trajectory
+        state = state.replace(source=replay.add(state.source, collect.as_steps(trajectory), rows))
+
+
+def load_data(directory: Path, world: str) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
+    """(episodes, metadata) of a native dataset. Raises InputError where it is of another world."""
+    metadata = store.read_metadata(directory)
+    if metadata.get("world") != world:
+        raise InputError(f"data: {directory} is of world '{metadata.get('world')}', expected '{world}'")
+    return store.read_episodes(directory), metadata

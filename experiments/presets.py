@@ -1,0 +1,136 @@
+"""Named experiments: which agent meets which world, on which data, with which budget. The only place for such choices."""
+
+import dataclasses
+from typing import Annotated
+
+import tyro
+
+from agents import fb, rnd, td3, td_jepa
+from embodied.train import TrainConfig
+
+AgentConfig = td_jepa.Config | fb.Config | td3.Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Online:
+    """Data that the model makes itself while it learns: z-rollouts between training chunks."""
+
+    worlds: int = 0  # simulated side by side per refill; 0 = learn from the stored data alone
+    decisions: int = 500  # length of a rollout; also the episode length of the ring
+    latent_hold: int = 250  # decisions until the next latent is drawn
+    capacity: int = 3000  # episodes that the ring holds, stored data included
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """One training run."""
+
+    world: str
+    agent: Annotated[AgentConfig, tyro.conf.AvoidSubcommands]
+    train: TrainConfig
+    hold: int | None = None  # control steps per decision; None = the world's default
+    online: Online = Online()
+    task: str | None = None  # the task whose reward is relabelled (TD3); None = reward-free
+    evaluate_every: int = 0  # updates between evaluations on all tasks; 0 = only at the end
+    episodes: int = 10  # per task and evaluation
+    buffer: int = 20_000  # states kept with the policy for reward prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """How reward-free data is made."""
+
+    world: str
+    explorer: str = "noise"  # "noise" (Ornstein-Uhlenbeck actions) or "rnd" (random network distillation)
+    episodes: int = 100
+    decisions: int = 500  # per episode
+    worlds: int = 10  # simulated side by side
+    correlation: float = 5.0  # decisions over which noise is correlated
+    scale: float = 1.0  # standard deviation of noise actions before clipping
+    explorer_config: rnd.Config = rnd.Config()
+    updates: int = 250  # RND updates per batch of episodes
+    batch_size: int = 256  # of RND updates
+    hold: int | None = None
+    seed: int = 0
+
+
+_MAZE_TD_JEPA = td_jepa.Config(
+    phi_dim=64,
+    psi_hidden=128,
+    hidden=128,
+    discount=0.97,
+    tau=0.01,
+    lr_phi=1e-3,
+    lr_psi=5e-4,
+    lr_predictor=1e-3,
+    lr_actor=5e-4,
+    c_phi=0.1,
+    c_psi=1.0,
+    inputs="standardized",
+)
+_MAZE_FB = fb.Config(
+    encoder_dim=64,
+    backward_hidden=128,
+    hidden=128,
+    discount=0.97,
+    tau=0.01,
+    lr_forward=1e-3,
+    lr_backward=5e-4,
+    lr_actor=5e-4,
+    inputs="standardized",
+)
+_SMALL_TD_JEPA = td_jepa.Config(
+    hidden=256,
+    phi_dim=128,
+    tau=0.01,
+    lr_phi=5e-4,
+    lr_psi=2e-4,
+    lr_predictor=5e-4,
+    lr_actor=3e-4,
+    c_psi=1.0,
+    inputs="standardized",
+)
+_SMALL_FB = fb.Config(
+    hidden=256,
+    encoder_dim=128,
+    tau=0.01,
+    lr_forward=5e-4,
+    lr_backward=2e-4,
+    lr_actor=3e-4,
+    inputs="standardized",
+)
+_SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500, checkpoint_every=5_000)
+_PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000, checkpoint_every=50_000)
+_ONLINE = Online(worlds=10)
+
+PRESETS: dict[str, Experiment] = {
+    "point_maze-td_jepa-small": Experiment(
+        "point_maze", _MAZE_TD_JEPA, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
+    ),
+    "point_maze-fb-small": Experiment(
+        "point_maze", _MAZE_FB, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
+    ),
+}
+for _world in ("walker", "cheetah", "quadruped"):
+    PRESETS |= {
+        f"{_world}-td_jepa-small": Experiment(_world, _SMALL_TD_JEPA, _SMALL_TRAIN, online=_ONLINE),
+        f"{_world}-fb-small": Experiment(_world, _SMALL_FB, _SMALL_TRAIN, online=_ONLINE),
+        f"{_world}-td_jepa": Experiment(_world, td_jepa.Config(), _PUBLISHED_TRAIN),
+        f"{_world}-fb": Experiment(_world, fb.Config(), _PUBLISHED_TRAIN),
+        f"{_world}-td3-small": Experiment(
+            _world, td3.Config(hidden=256, lr=3e-4, inputs="standardized"), _SMALL_TRAIN, task="walk"
+        ),
+        f"{_world}-td3": Experiment(_world, td3.Config(), _PUBLISHED_TRAIN, task="walk"),
+    }
+PRESETS |= {
+    "point_maze-td_jepa": Experiment("point_maze", td_jepa.Config(discount=0.99, lr_actor=1e-6), _PUBLISHED_TRAIN),
+    "point_maze-fb": Experiment("point_maze", fb.Config(discount=0.99, lr_actor=1e-6), _PUBLISHED_TRAIN),
+}
+
+COLLECT: dict[str, Collect] = {
+    "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
+    "walker-noise": Collect("walker", episodes=400),
+    "walker-rnd": Collect("walker", explorer="rnd", episodes=600, updates=150),
+    "cheetah-rnd": Collect("cheetah", explorer="rnd", episodes=600, updates=150),
+    "quadruped-rnd": Collect("quadruped", explorer="rnd", episodes=600, updates=150),
+}

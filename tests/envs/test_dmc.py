@@ -1,0 +1,118 @@
+"""Walker, cheetah and quadruped read the same observations and pay the same rewards as dm_control."""
+
+import mujoco
+import numpy as np
+import pytest
+from dm_control import suite
+
+import envs
+
+STATES = 1000
+CASES = {
+    "walker": ("stand", "walk", "run"),
+    "cheetah": ("run",),
+    "quadruped": ("walk", "run"),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def readings(request):
+    """A world, random physics vectors [N, P], and dm_control's observations and rewards of them."""
+    name = request.param
+    env = envs.make(name, threads=1)
+    generator = np.random.default_rng(7)
+    originals = {task: suite.load(name, task) for task in CASES[name]}
+    physics = np.zeros((STATES, env.spec.physics))
+    observations, rewards = [], {task: [] for task in originals}
+    for row in physics:
+        for task, original in originals.items():
+            place(original.physics, env.world, row, generator if task == CASES[name][0] else None)
+            rewards[task].append(original.task.get_reward(original.physics))
+        observation = original.task.get_observation(original.physics)
+        observations.append(np.concatenate([np.ravel(part) for part in observation.values()]))
+    return env, physics, np.array(observations), rewards
+
+
+def place(physics, world, row, generator):
+    """Puts dm_control's physics into the state `row`, drawn first where a generator is given."""
+    data = physics.data
+    if generator is not None:
+        pose = physics.model.ptr.qpos0 + generator.uniform(-0.5, 0.5, physics.model.nq)
+        mujoco.mj_normalizeQuat(physics.model.ptr, pose)
+        row[world.qpos] = pose
+        row[world.qvel] = generator.normal(size=physics.model.nv) * 3
+        row[world.act] = generator.uniform(-1, 1, physics.model.na)
+        row[world.ctrl] = generator.uniform(-0.8, 0.8, physics.model.nu)
+    data.qpos[:], data.qvel[:], data.ctrl[:] = row[world.qpos], row[world.qvel], row[world.ctrl]
+    if physics.model.na:
+        data.act[:] = row[world.act]
+    data.qacc_warmstart[:] = 0
+    physics.forward()
+
+
+def test_observations_equal_those_of_dm_control(readings):
+    env, physics, expected, _ = readings
+    state, _ = env.read(physics)
+    np.testing.assert_allclose(state, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_rewards_equal_those_of_dm_control(readings):
+    env, physics, _, rewards = readings
+    _, quantities = env.read(physics)
+    for task, expected in rewards.items():
+        reward = env.tasks[task](quantities, None, quantities)
+        np.testing.assert_allclose(reward, expected, atol=1e-6, err_msg=task)
+        assert np.ptp(expected) > 0.1  # the states tell good from bad
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_timing_and_actuation_equal_those_of_dm_control(name):
+    env = envs.make(name, threads=1)
+    original = suite.load(name, CASES[name][0])
+    original.reset()
+    action = np.linspace(-0.7, 0.7, env.spec.action)
+    low, high = original.physics.model.actuator_ctrlrange.T
+    start = np.zeros(env.spec.physics)
+    start[: env.world.ctrl.start] = original.physics.get_state(sig=mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    start[0] = 0
+    ts = env.reset_to(start[None])
+    for _ in range(3):
+        original.step(low + (action + 1) / 2 * (high - low))
+        ts = env.step(ts, action[None])
+    assert original.control_timestep() == pytest.approx(env.spec.control_dt)
+    np.testing.assert_allclose(ts.physics[0, env.world.qpos], original.physics.data.qpos, atol=1e-4)
+    np.testing.assert_allclose(ts.quantities["control"][0], action, atol=1e-12)
+
+
+def test_backward_tasks_mirror_forward_tasks_of_cheetah():
+    tasks = envs.make("cheetah", threads=1).tasks
+    ahead, back = {"torso_velocity_x": np.array([5.0])}, {"torso_velocity_x": np.array([-5.0])}
+    assert tasks["run"](ahead, None, ahead) == tasks["run_backward"](back, None, back) == 0.5
+    assert tasks["walk"](ahead, None, ahead) == tasks["walk_backward"](back, None, back) == 1.0
+    assert tasks["run"](back, None, back) == tasks["walk_backward"](ahead, None, ahead) == 0.0
+
+
+def test_spin_pays_for_angular_momentum_and_jump_for_height():
+    spin = envs.make("walker", threads=1).tasks["spin"]
+    standing = {"torso_height": np.full(3, 1.3), "torso_upright": np.ones(3)}
+    turning = {**standing, "angular_momentum_y": np.array([0.0, 2.5, 5.0])}
+    np.testing.assert_allclose(spin(turning, None, turning), [1 / 6, 3.5 / 6, 1.0])
+    jump = envs.make("quadruped", threads=1).tasks["jump"]
+    upright = np.array([1.0, 1.0, 1.0, -1.0])
+    torso = {"torso_height": np.array([0.5, 0.75, 1.2, 1.2]), "torso_upright": upright}
+    np.testing.assert_allclose(jump(torso, None, torso), [0.0, 0.5, 1.0, 0.0])
+
+
+def test_quadruped_starts_just_above_the_floor_in_any_orientation():
+    env = envs.make("quadruped", threads=1)
+    data = mujoco.MjData(env.world.model)
+    poses = env.world.start(np.random.default_rng(0), 10)
+    for pose in poses:
+        contacts = []
+        for drop in (0.0, 0.01):
+            data.qpos[:] = pose
+            data.qpos[2] -= drop
+            mujoco.mj_fwdPosition(env.world.model, data)
+            contacts.append(data.ncon > 0)
+        assert contacts == [False, True]
+    assert np.ptp(poses[:, 3:7], axis=0).min() > 0.5
