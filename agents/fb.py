@@ -153,7 +153,15 @@ def make(config: Config, spec: Spec) -> Agent:
         mean = net["actor"].apply(params["actor"], net["encoder"].apply(params["encoder"], x), z)
         return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
 
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior))
+    def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
+        # F B^T is a density against the data, so the return is F . E[r B], with r uncentred.
+        weights = (prompt.reward[:, None] * features(params, prompt.obs)).mean(0)
+        x = net["encoder"].apply(params["encoder"], preprocess(obs))
+        z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
+        heads = net["forward"].apply(params["forward"], x, z, net["actor"].apply(params["actor"], x, z))
+        return (1.0 - config.discount) * (losses.aggregate(heads, config.actor_pessimism) @ weights)
+
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
 
 
 def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:

@@ -183,7 +183,14 @@ def make(config: Config, spec: Spec) -> Agent:
         mean = net["actor"].apply(params["actor"], net["phi"].apply(params["phi"], x), z)
         return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
 
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior))
+    def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
+        weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
+        phi = net["phi"].apply(params["phi"], preprocess(obs))
+        z = jnp.broadcast_to(z, (phi.shape[0], config.z_dim))
+        heads = net["predict_psi"].apply(params["predict_psi"], phi, z, net["actor"].apply(params["actor"], phi, z))
+        return (1.0 - config.discount) * (losses.aggregate(heads, config.actor_pessimism) @ weights)
+
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
 
 
 def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:

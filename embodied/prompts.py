@@ -50,6 +50,11 @@ def effective_samples(weight: Float[Array, " N"]) -> Float[Array, ""]:
     return 1.0 / jnp.square(p).sum()
 
 
+def reward_weights(features: Float[Array, "N D"], reward: Float[Array, " N"]) -> Float[Array, " D"]:
+    """w with features . w ~= reward: successor features times w predict the discounted return itself, in its units."""
+    return least_squares(features, reward, jnp.full(reward.shape, 1.0 / reward.shape[0]), 1e-6)
+
+
 def infer_by_regression(features: Float[Array, "N D"], prompt: Reward) -> Float[Array, " D"]:
     """The latent of a reward for successor-feature agents: least squares of the reward on features of s'."""
     uniform = jnp.full(prompt.reward.shape, 1.0 / prompt.reward.shape[0])

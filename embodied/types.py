@@ -192,6 +192,8 @@ class Agent(NamedTuple):
     carry: Callable[[int], Carry]  # what `act` remembers for E worlds; () when memoryless
     act: Callable[[Params, Obs, Any, Carry, RandomKey | None], tuple[Array, Carry]]
     prompts: tuple[type, ...]  # the prompt kinds that `prompt` takes
+    # (params, Reward prompt, its z, obs) -> [E]: predicted mean reward per decision from obs on; None without a value
+    value: Callable[[Params, Reward, Any, Obs], Array] | None = None
 
 
 class Source(NamedTuple):

@@ -77,10 +77,15 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
     print(f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; maximum {env.spec.episode_length}")
     body = {column: {name: one.summary() for name, one in scores.items()} for column, scores in columns.items()}
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {out}", file=sys.stderr)
+        write(out, body)
     return body
+
+
+def write(out: Path, body: Mapping[str, Any]) -> None:
+    """Nothing; writes the summaries as JSON."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {out}", file=sys.stderr)
 
 
 def success_within(radius: float, centre: Sequence[float], last: int) -> Any:

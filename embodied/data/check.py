@@ -132,8 +132,8 @@ class _Census:
             bounds = _BOUNDS[field]
             outside = finite & ((columns < bounds[0] - _ROUNDING) | (columns > bounds[1] + _ROUNDING))
             self._rows(file, field, outside.any(axis=1), f"lies outside {list(bounds)}", episode)
-        zero = ~columns.any(axis=0)
-        self._zero[field] = zero & self._zero.get(field, zero)
+        zero: np.ndarray = np.logical_not(columns.any(axis=0))
+        self._zero[field] = np.logical_and(zero, self._zero.get(field, zero))
         if finite.any():
             kept = columns if finite.all() else columns[finite]
             low, high = self._ranges.get(field, (np.inf, -np.inf))

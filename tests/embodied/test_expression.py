@@ -9,7 +9,7 @@ from dm_control.utils import rewards as dm_rewards
 from embodied.rewards.expression import OPERATORS, parse
 from embodied.rewards.functions import FUNCTIONS, SIGMOIDS, tolerance
 from embodied.rewards.source import normalise
-from embodied.types import InputError, Quantity
+from embodied.types import Quantity
 
 QUANTITIES = {
     "torso_height": Quantity((), "m", "height of the torso"),

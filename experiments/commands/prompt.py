@@ -1,0 +1,96 @@
+"""`embodied prompt MODEL --reward TEXT | --task NAME | --goal q=v,... | --state FILE | --row N`, `embodied prompt check`."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from embodied import promptfile
+from embodied.promptfile import Request
+from embodied.types import InputError
+from experiments import prompt
+from experiments.models import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """A latent for a trained policy, with provenance. Exactly one of reward, task, goal, state, row says what for."""
+
+    model: tyro.conf.Positional[str]  # shipped model or run directory, see `embodied list models`
+    reward: str | None = None  # text over named quantities, e.g. "tolerance(torso_height, 1.2, inf, 0.6)"
+    task: str | None = None  # named task of the world
+    goal: str | None = None  # quantities to reach, e.g. "x=0.1, y=-0.2"
+    state: Path | None = None  # physics vector to reach, .npy or a JSON list
+    row: int | None = None  # row of the policy's buffer to reach
+    out: Path = Path("prompt.json")  # prompt file to write
+    inference: Literal["plain", "ridge", "softmax"] = "plain"
+    samples: int = 10_000  # buffer states that a reward is relabelled on
+    width: float = 0.25  # of a goal, in standard deviations of each quantity over the buffer
+    ridge: float = 1e-3
+    temperature: float = 10.0  # of softmax inference, per unit of reward
+    seed: int = 0
+    episodes: int = 10  # evaluated at once; 0 = do not evaluate
+    video: Annotated[Path | None, tyro.conf.arg(help="mp4 of the first episode")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Infers a prompt file's latent again and compares it bit for bit."""
+
+    file: tyro.conf.Positional[Path]  # prompt file
+    model: tyro.conf.Positional[str]  # the policy it was made with
+
+
+def main(arguments: list[str]) -> None:
+    """Prompts, scores and writes the prompt file; or checks one."""
+    if arguments[:1] == ["check"]:
+        checked = tyro.cli(Check, args=arguments[1:], prog="embodied prompt check")
+        policy, env = resolve(checked.model)
+        promptfile.check(checked.file, policy, env)
+        print(f"{checked.file}: the latent follows bit for bit from model {policy.sha256[:12]} and its buffer")
+        return
+    chosen = tyro.cli(Arguments, args=arguments, prog="embodied prompt")
+    request = _request(chosen)
+    policy, env = resolve(chosen.model)
+    samples = min(request.samples, len(policy.buffer.physics))
+    request = dataclasses.replace(request, samples=samples)
+    _, scores, trajectory = prompt.run(policy, env, request, chosen.out, chosen.episodes)
+    for warning in scores.get("warnings", ()):
+        print(f"warning: {warning}", file=sys.stderr)
+    if "predicted_return" in scores:
+        print(f"predicted return  {scores['predicted_return']:8.1f}   (from the agent's own value)")
+    if "evaluated_return" in scores:
+        row = scores["evaluated_return"]
+        print(
+            f"evaluated return  {row['iqm']:8.1f}   IQM of {row['episodes']} episodes, 95 % interval "
+            f"[{row['low']:.1f}, {row['high']:.1f}], at most {env.spec.episode_length} per unit of reward"
+        )
+    print(f"wrote {chosen.out}\ncheck it:  embodied prompt check {chosen.out} {chosen.model}")
+    if chosen.video and trajectory is not None:
+        from experiments.video import record
+
+        made = record(env, trajectory.physics[0], "", chosen.video)
+        print(f"wrote {made}" if made else "no video")
+
+
+def _request(chosen: Arguments) -> Request:
+    given = [name for name in ("reward", "task", "goal", "state", "row") if getattr(chosen, name) is not None]
+    if len(given) != 1:
+        raise InputError(
+            f"prompt: give exactly one of --reward, --task, --goal, --state, --row; got {', '.join(given) or 'none'}"
+        )
+    kind = given[0]
+    shared = {name: getattr(chosen, name) for name in ("width", "samples", "seed", "inference", "ridge", "temperature")}
+    match kind:
+        case "goal":
+            return Request("goal", goal=prompt.parse_goal(chosen.goal or ""), **shared)
+        case "state":
+            assert chosen.state is not None
+            return Request("state", state=prompt.parse_state(chosen.state), **shared)
+        case "row":
+            return Request("row", row=chosen.row, **shared)
+        case "task":
+            return Request("task", text=chosen.task or "", **shared)
+    return Request("reward", text=chosen.reward or "", **shared)

@@ -1,0 +1,86 @@
+"""`embodied prompt`: from words, tasks or goals to a latent with provenance, scored at once."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from embodied import promptfile
+from embodied.evaluate import EvaluateConfig, Scores, evaluate
+from embodied.policy import Policy, Prompted
+from embodied.promptfile import Request
+from embodied.rewards import Task, dry_run
+from embodied.rollout import Trajectory, agent_behaviour
+from embodied.types import Env, InputError, Reward
+
+
+def parse_goal(text: str) -> dict[str, float]:
+    """{"x": 0.1, "y": -0.2} from "x=0.1, y=-0.2". Raises InputError naming the part that is no assignment."""
+    goal = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            goal[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise InputError(f"goal: '{part.strip()}' is not of the form quantity=number") from None
+    return goal
+
+
+def parse_state(path: Path) -> tuple[float, ...]:
+    """The physics vector in a .npy file or a JSON list. Raises InputError naming file and problem."""
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.asarray(json.loads(path.read_text(encoding="utf-8")), np.float64)
+        return tuple(float(value) for value in np.asarray(values, np.float64).reshape(-1))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"state: {path} does not hold a list of numbers ({error})") from None
+
+
+def score(
+    prompted: Prompted, task: Task, env: Env, episodes: int, seed: int = EvaluateConfig().seed
+) -> tuple[Scores, Trajectory]:
+    """Returns of the prompted policy on its own task, and its trajectories."""
+    behave = agent_behaviour(prompted.policy.agent, explore=False)
+    scores, trajectories = evaluate(
+        env, behave, prompted.policy.params, {"prompt": prompted.z}, {"prompt": task}, EvaluateConfig(episodes, seed)
+    )
+    return scores["prompt"], trajectories["prompt"]
+
+
+def predicted_return(prompted: Prompted, request: Request, env: Env, seed: int = EvaluateConfig().seed) -> float | None:
+    """What the agent's own value says of an episode: mean reward per decision from the value at its start, times
+    the episode's control steps. None for prompts that are no reward, and agents without a value."""
+    policy = prompted.policy
+    prompt, _ = promptfile.make_prompt(request, policy, env)
+    if not isinstance(prompt, Reward) or policy.agent.value is None:
+        return None
+    start = env.reset(jax.random.key(seed), 64)
+    rate = policy.agent.value(policy.params, prompt, prompted.z, start.obs)
+    return float(np.mean(rate)) * env.spec.episode_length
+
+
+def run(
+    policy: Policy, env: Env, request: Request, out: Path, episodes: int
+) -> tuple[Prompted, dict[str, Any], Trajectory | None]:
+    """The prompted policy, its scores and its trajectories; writes the prompt file. Episodes = 0 does not score."""
+    prompted, task = promptfile.infer(request, policy, env)
+    scores: dict[str, Any] = {}
+    trajectory = None
+    if task is not None:
+        _, quantities = env.observe(policy.buffer.physics[:2000].astype(np.float64))
+        action = np.zeros((len(quantities[next(iter(quantities))]), env.spec.action))
+        scores["warnings"] = dry_run(task, quantities, action)
+        predicted = predicted_return(prompted, request, env)
+        if predicted is not None:
+            scores["predicted_return"] = predicted
+        if episodes:
+            result, trajectory = score(prompted, task, env, episodes)
+            scores["evaluated_return"] = result.summary()
+    promptfile.save(out, request, prompted, scores)
+    return prompted, scores, trajectory
