@@ -167,9 +167,7 @@ def make(config: Config, spec: Spec) -> Agent:
 def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
     dtype = config.matmul
     return {
-        "encoder": nets.encoders.encoder(
-            config.encoder_hidden, config.encoder_layers, config.encoder_dim, dtype=dtype
-        ),
+        "encoder": nets.encoders.encoder(config.encoder_hidden, config.encoder_layers, config.encoder_dim, dtype=dtype),
         "forward": nets.encoders.forward_map(config.hidden, config.layers, config.z_dim, dtype=dtype),
         "backward": nets.encoders.encoder(config.backward_hidden, config.backward_layers, config.z_dim, dtype=dtype),
         "actor": nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),

@@ -2,7 +2,8 @@
 
 A state encoder phi and a task encoder psi predict each other's discounted future, per policy pi_z:
 
-    T_phi(phi(s), z, a) ~= E[ sum_t discount^t psi(s_{t+1}) ],     T_psi(psi(s), z, a) ~= E[ sum_t discount^t phi(s_{t+1}) ]
+    T_phi(phi(s), z, a) ~= E[ sum_t discount^t psi(s_{t+1}) ]
+    T_psi(psi(s), z, a) ~= E[ sum_t discount^t phi(s_{t+1}) ]
     y_phi = psi_target(s') + discount T_phi_target(phi_target(s'), z, a'),   a' ~ pi(phi_target(s'), z)
     loss  = |T_phi - y_phi|^2 + |T_psi - y_psi|^2 + c_phi orth(phi(s)) + c_psi orth(psi(s))
     actor = -E[ T_phi(stop_gradient(phi(s)), z, a) . z ]
@@ -15,7 +16,7 @@ Prompts: Reward (least squares on psi), Goal (C^-1 psi(g)), Motion, Prior.
 """
 
 import dataclasses
-from typing import Any, Literal, no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp

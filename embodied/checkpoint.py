@@ -66,8 +66,11 @@ def _difference(like: Run, stored: Any) -> str:
         for path, leaf in jax.tree_util.tree_leaves_with_path(stored, is_leaf=lambda x: hasattr(x, "shape"))
         if hasattr(leaf, "shape")
     }
-    notes = [f"{name} is {ours.get(name, 'absent')} here and {theirs.get(name, 'absent')} there"
-             for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    notes = [
+        f"{name} is {ours.get(name, 'absent')} here and {theirs.get(name, 'absent')} there"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name)
+    ]
     return "; ".join(notes[:3]) + (f" (and {len(notes) - 3} more)" if len(notes) > 3 else "")
 
 

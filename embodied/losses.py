@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key
 from embodied.nets.encoders import project
 
 
-def aggregate(heads: Float[Array, "k *b"], pessimism: float) -> Float[Array, " *b"]:
+def aggregate(heads: Float[Array, "K ..."], pessimism: float) -> Float[Array, "..."]:
     """mean_k P_k - pessimism * mean absolute difference between heads. For K = 2: 0 is the mean, 0.5 the minimum."""
     members = heads.shape[0]
     mean = heads.mean(0)
@@ -51,9 +51,7 @@ def forward_backward_loss(
     return off_diagonal + on_diagonal, {"loss/fb_offdiag": off_diagonal, "loss/fb_diag": on_diagonal}
 
 
-def latent_prediction_loss(
-    prediction: Float[Array, "k n d"], target: Float[Array, "n d"]
-) -> Float[Array, ""]:
+def latent_prediction_loss(prediction: Float[Array, "k n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
     """mean_{k,i} |prediction_ki - target_i|^2: summed over features, averaged over heads and batch (no 1/2)."""
     return jnp.square(prediction - target[None]).sum(-1).mean()
 
@@ -68,9 +66,7 @@ def successor_target(
     return jax.lax.stop_gradient(features + discount[:, None] * aggregate(successor_heads, pessimism))
 
 
-def explore(
-    key: Key[Array, ""], mean: Float[Array, "n a"], sigma: float, clip: float
-) -> Float[Array, "n a"]:
+def explore(key: Key[Array, ""], mean: Float[Array, "n a"], sigma: float, clip: float) -> Float[Array, "n a"]:
     """Truncated-normal action: clipped noise, clipped action, straight-through so d action / d mean = 1 everywhere."""
     noise = jnp.clip(sigma * jax.random.normal(key, mean.shape), -clip, clip)
     raw = mean + noise
@@ -78,9 +74,7 @@ def explore(
     return raw + jax.lax.stop_gradient(jnp.clip(raw, -limit, limit) - raw)
 
 
-def sample_latents(
-    key: Key[Array, ""], goals: Float[Array, "n d"], goal_ratio: float
-) -> Float[Array, "n d"]:
+def sample_latents(key: Key[Array, ""], goals: Float[Array, "n d"], goal_ratio: float) -> Float[Array, "n d"]:
     """Training latents: uniform on the sphere, or with probability `goal_ratio` a shuffled goal latent."""
     key_sphere, key_permutation, key_mask = jax.random.split(key, 3)
     n, d = goals.shape

@@ -46,6 +46,10 @@ class Logger:
             self._printed = now
             print(self._progress(step, row, now), file=sys.stderr, flush=True)
 
+    def start(self) -> None:
+        """Nothing; speed and time left count from now, so that they leave out compilation."""
+        self._started = time.perf_counter()
+
     def note(self, text: str) -> None:
         """Nothing; prints one line."""
         if not self.quiet:

@@ -11,7 +11,7 @@ def adam_by_group(rates: Mapping[str, float]) -> optax.GradientTransformation:
     """Adam with one learning rate per top-level entry of the parameter dictionary (betas 0.9, 0.999, eps 1e-8)."""
     return optax.multi_transform(
         {name: optax.adam(rate) for name, rate in rates.items()},
-        lambda params: {name: jax.tree.map(lambda _: name, group) for name, group in params.items()},
+        lambda params: {name: jax.tree.map(lambda _, name=name: name, group) for name, group in params.items()},
     )
 
 

@@ -61,14 +61,16 @@ class Policy:
         return _digest(_flatten(self.params))
 
     def prompt(self, prompt: Prompt, seed: int = 0) -> "Prompted":
-        """The policy with a latent. Raises InputError for a prompt of the wrong shape or a kind the agent cannot take."""
+        """The policy with a latent. Raises InputError for a prompt of the wrong shape or of a kind not taken."""
         check_prompt(prompt, self.spec)
         try:
             z = self.agent.prompt(self.params, prompt, jax.random.key(seed))
         except TypeError as error:
             raise InputError(f"prompt: {error}") from error
         if not np.isfinite(np.asarray(z)).all():
-            raise InputError("prompt: gives no latent (the reward is constant over the buffer, or a value is not finite)")
+            raise InputError(
+                "prompt: gives no latent (the reward is constant over the buffer, or a value is not finite)"
+            )
         return Prompted(self, np.asarray(z))
 
     def save(self, directory: Path, card: str = "") -> None:
@@ -132,9 +134,7 @@ def load(directory: str | Path) -> Policy:
     params = _unflatten({name: jnp.asarray(leaf) for name, leaf in _read_npz(directory / "params.npz").items()})
     stored = _read_npz(directory / "buffer.npz")
     obs = {name.removeprefix("obs/"): leaf for name, leaf in stored.items() if name.startswith("obs/")}
-    policy = Policy(
-        head["agent"], config, spec, head["world"], head["options"], params, Buffer(obs, stored["physics"])
-    )
+    policy = Policy(head["agent"], config, spec, head["world"], head["options"], params, Buffer(obs, stored["physics"]))
     if policy.sha256 != head["params_sha256"]:
         raise InputError(f"{directory / 'params.npz'}: content does not match its checksum in config.json")
     return policy
@@ -192,9 +192,7 @@ def _agents() -> Any:
 
 
 def _flatten(tree: PyTree) -> dict[str, Array]:
-    return {
-        "/".join(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    return {"/".join(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _unflatten(leaves: Mapping[str, Array]) -> dict[str, Any]:

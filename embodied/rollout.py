@@ -28,9 +28,7 @@ class Trajectory:
     discount: Float[Array, "E T"]
 
 
-def rollout(
-    env: Env, behave: Behaviour, start: Timestep, carry: Carry, decisions: int, key: RandomKey
-) -> Trajectory:
+def rollout(env: Env, behave: Behaviour, start: Timestep, carry: Carry, decisions: int, key: RandomKey) -> Trajectory:
     """The episodes that `behave` makes from `start`; host arrays for host worlds, device arrays for jittable ones."""
     if env.spec.jittable:
         return _scan(env, behave, start, carry, decisions, key)

@@ -106,9 +106,11 @@ def train(
         run = checkpointer.restore(run)
     done = int(run.step)
     logger = Logger(directory, total=config.updates, resume_at=done, quiet=quiet)
-    chunk = _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger) if (
-        done < config.updates
-    ) else None
+    chunk = (
+        _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger)
+        if (done < config.updates)
+        else None
+    )
     with _StopSignal() as stop:
         while done < config.updates:
             if source.refill:
@@ -140,6 +142,7 @@ def _compile(chunk: Any, data: PyTree, run: Run, root: RandomKey, logger: Logger
     started = time.perf_counter()
     compiled = chunk.lower(data, run, root).compile()
     logger.note(f"compiled the training chunk in {time.perf_counter() - started:.1f} s")
+    logger.start()
     return compiled
 
 

@@ -17,7 +17,8 @@ import numpy as np
 from dm_control.suite import cheetah, common, quadruped, walker
 
 from embodied.types import Env, Quantity
-from envs.model import Reading, WorldModel, build, compile_model
+from envs.forms import build
+from envs.model import Reading, WorldModel, compile_model
 
 TOES = ("toe_front_left", "toe_back_left", "toe_back_right", "toe_front_right")
 

@@ -16,9 +16,8 @@ import mujoco
 import numpy as np
 
 from embodied.rewards import Task
-from embodied.types import Env, EnvSpec, InputError, Quantity, nearest
+from embodied.types import EnvSpec, InputError, Quantity, nearest
 
-FORMS = ("host", "mjx")
 SENSORS = {  # what `add_sensors` can add, all in the world frame
     "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
     "x_axis": mujoco.mjtSensor.mjSENS_FRAMEXAXIS,
@@ -168,21 +167,6 @@ class WorldModel:
         """The tasks of this world by name."""
         texts = self.rewards.items()
         return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in texts}
-
-
-def build(world: WorldModel, form: str, threads: int | None) -> Env:
-    """`world` in the given form. Raises InputError for an unknown form, or one that lacks a feature."""
-    if form == "host":
-        from envs.host import HostEnv
-
-        return HostEnv(world, threads)
-    if form == "mjx":
-        if threads is not None:
-            raise InputError("threads belongs to form 'host'; leave it out for form 'mjx'")
-        from envs.mjx import MjxEnv
-
-        return MjxEnv(world)
-    raise InputError(f"unknown form '{form}' of world '{world.name}'; {nearest(form, FORMS)}")
 
 
 def compile_model(

@@ -12,7 +12,8 @@ import importlib.resources
 import numpy as np
 
 from embodied.types import Env, InputError, Quantity, nearest
-from envs.model import Reading, WorldModel, build, compile_model
+from envs.forms import build
+from envs.model import Reading, WorldModel, compile_model
 
 ROOMS = {  # signs of x and y
     "top_left": (-1, 1),

@@ -12,14 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from embodied import promptfile, statistics
+from embodied import promptfile
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy, load
 from embodied.promptfile import Request
-from embodied.rollout import Behaviour, Trajectory, agent_behaviour
+from embodied.rollout import Behaviour, agent_behaviour
 from embodied.types import Env
-from experiments import collect, train
+from experiments import collect, demo_report, prompt, train
+from experiments.demo_report import Outcome, Walk
 from experiments.evaluate import success_within
+from experiments.models import resolve, shipped
 from experiments.presets import COLLECT, PRESETS
 
 CORNERS = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
@@ -35,27 +37,10 @@ WALKER_PROMPTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """Success of one policy over a group of prompts."""
-
-    success: np.ndarray  # [prompts, episodes] bool
-    distance: np.ndarray  # [prompts, episodes]: largest distance to the goal over the last control steps, metres
-    trajectories: Mapping[str, Trajectory]
-
-    def summary(self) -> dict[str, float]:
-        """Mean success with its Wilson interval, and success at tighter radii."""
-        rate = statistics.wilson(int(self.success.sum()), self.success.size)
-        within = {f"within_{r:.2f}m": float((self.distance <= r).mean()) for r in (0.05, 0.10, 0.15)}
-        return {"mean": rate.value, "low": rate.low, "high": rate.high, "episodes": self.success.size, **within}
-
-
 def corner_goals() -> dict[str, tuple[float, float]]:
     """Task name -> the room centre that it rewards."""
     sign = {"left": -1, "right": 1, "bottom": -1, "top": 1}
-    return {
-        name: (0.15 * sign[name.split("_")[2]], 0.15 * sign[name.split("_")[1]]) for name in CORNERS
-    }
+    return {name: (0.15 * sign[name.split("_")[2]], 0.15 * sign[name.split("_")[1]]) for name in CORNERS}
 
 
 def random_goals(count: int, seed: int) -> dict[str, tuple[float, float]]:
@@ -68,9 +53,7 @@ def random_goals(count: int, seed: int) -> dict[str, tuple[float, float]]:
 def latents(policy: Policy, env: Env, out: Path | None) -> dict[str, np.ndarray]:
     """The latent of every corner reward and goal; prompt files are written to `out`."""
     requests = {name: Request("task", text=name) for name in CORNERS}
-    requests |= {
-        name: Request("goal", goal={"x": x, "y": y}) for name, (x, y) in random_goals(20, seed=1).items()
-    }
+    requests |= {name: Request("goal", goal={"x": x, "y": y}) for name, (x, y) in random_goals(20, seed=1).items()}
     found = {}
     for name, request in requests.items():
         prompted, _ = promptfile.infer(request, policy, env)
@@ -145,14 +128,15 @@ def run(out: Path) -> dict[str, Any]:
 
     stage(4, "prompting the shipped walker with two reward texts")
     mark = time.perf_counter()
-    walker = _walker(out)
+    walks = _walker(out)
     seconds["walker"] = time.perf_counter() - mark
 
     stage(5, "writing the report")
-    body = _body(results, walker, seconds)
+    body = _body(results, walks, seconds)
     body["seconds_total"] = round(time.perf_counter() - started, 1)
     (out / "report.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
-    _report(out, policy, env, results, walker, body)
+    goals = (corner_goals(), random_goals(20, seed=1))
+    demo_report.write(out, policy, env, results, goals, (CORNER_RADIUS, GOAL_RADIUS), walks, body)
     _check(body)
     return body
 
@@ -163,8 +147,33 @@ def _untrained(policy: Policy, seed: int) -> Policy:
     return dataclasses.replace(policy, params=jax.device_get(state.params))
 
 
+def _walker(out: Path) -> dict[str, Walk]:
+    """The shipped walker under each of the reward texts, beside random actions."""
+    if "walker" not in shipped():
+        return {}
+    policy, env = resolve("walker")
+    walks = {}
+    for name, text in WALKER_PROMPTS.items():
+        samples = min(10_000, len(policy.buffer.physics))
+        prompted, task = promptfile.infer(Request("reward", text, samples=samples), policy, env)
+        assert task is not None
+        scores, trajectory = prompt.score(prompted, task, env, episodes=10)
+        promptfile.save(
+            out / "prompts" / f"walker_{name.replace(' ', '_')}.json",
+            Request("reward", text, samples=samples),
+            prompted,
+            {"evaluated_return": scores.summary()},
+        )
+        nothing = {"prompt": np.zeros(1, np.float32)}
+        chance, _ = evaluate(
+            env, random_behaviour(env.spec.action), (), nothing, {"prompt": task}, EvaluateConfig(episodes=10)
+        )
+        walks[name] = Walk(text, scores.summary(), chance["prompt"].summary(), trajectory.physics[0], env)
+    return walks
+
+
 def _body(
-    results: Mapping[str, tuple[Outcome, Outcome]], walker: Mapping[str, Any], seconds: Mapping[str, float]
+    results: Mapping[str, tuple[Outcome, Outcome]], walks: Mapping[str, Walk], seconds: Mapping[str, float]
 ) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for name, prefix in (("TD-JEPA", ""), ("untrained", "untrained_"), ("random actions", "random_")):
@@ -172,7 +181,9 @@ def _body(
             body[f"{prefix}{group}_success_mean"] = outcome.summary()["mean"]
             body[f"{prefix}{group}"] = outcome.summary()
     body["corner_radius_m"], body["goal_radius_m"] = CORNER_RADIUS, GOAL_RADIUS
-    body["walker"] = {name: {key: row[key] for key in ("text", "prompted", "random")} for name, row in walker.items()}
+    body["walker"] = {
+        name: {"text": walk.text, "prompted": walk.prompted, "random": walk.random} for name, walk in walks.items()
+    }
     body["seconds"] = {name: round(value, 1) for name, value in seconds.items()}
     return body
 

@@ -22,9 +22,7 @@ def latents_of_tasks(policy: Policy, env: Env, request: Request) -> dict[str, np
     if Reward not in policy.agent.prompts:
         z = policy.prompt(Prior()).z
         return dict.fromkeys(env.tasks, z)
-    return {
-        name: infer(dataclasses.replace(request, kind="task", text=name), policy, env)[0].z for name in env.tasks
-    }
+    return {name: infer(dataclasses.replace(request, kind="task", text=name), policy, env)[0].z for name in env.tasks}
 
 
 def evaluate_tasks(
@@ -39,7 +37,9 @@ def evaluate_tasks(
     return scores
 
 
-def baselines(policy: Policy, env: Env, episodes: int, seed: int = EvaluateConfig().seed) -> dict[str, dict[str, Scores]]:
+def baselines(
+    policy: Policy, env: Env, episodes: int, seed: int = EvaluateConfig().seed
+) -> dict[str, dict[str, Scores]]:
     """Scores of uniformly random actions and of the policy under a latent drawn at random."""
     config = EvaluateConfig(episodes, seed)
     nothing = dict.fromkeys(env.tasks, np.zeros(1, np.float32))
@@ -74,7 +74,9 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
     columns = {policy.agent_name: evaluate_tasks(policy, env, episodes, inference)}
     columns |= baselines(policy, env, episodes)
     print(table(columns))
-    print(f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; maximum {env.spec.episode_length}")
+    print(
+        f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; maximum {env.spec.episode_length}"
+    )
     body = {column: {name: one.summary() for name, one in scores.items()} for column, scores in columns.items()}
     if out:
         write(out, body)

@@ -1,14 +1,12 @@
-"""Named experiments: which agent meets which world, on which data, with which budget. The only place for such choices."""
+"""Named experiments: which agent meets which world, on which data, with which budget; the one place for choices."""
 
 import dataclasses
-from typing import Annotated
-
-import tyro
+from typing import Any, Generic, TypeVar
 
 from agents import fb, rnd, td3, td_jepa
 from embodied.train import TrainConfig
 
-AgentConfig = td_jepa.Config | fb.Config | td3.Config
+AgentConfig = TypeVar("AgentConfig", td_jepa.Config, fb.Config, td3.Config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +20,11 @@ class Online:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Experiment(Generic[AgentConfig]):
     """One training run."""
 
     world: str
-    agent: Annotated[AgentConfig, tyro.conf.AvoidSubcommands]
+    agent: AgentConfig
     train: TrainConfig
     hold: int | None = None  # control steps per decision; None = the world's default
     online: Online = Online()
@@ -103,7 +101,7 @@ _SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500, checkpoint
 _PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000, checkpoint_every=50_000)
 _ONLINE = Online(worlds=10)
 
-PRESETS: dict[str, Experiment] = {
+PRESETS: dict[str, Any] = {
     "point_maze-td_jepa-small": Experiment(
         "point_maze", _MAZE_TD_JEPA, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
     ),

@@ -14,7 +14,7 @@ import agents
 from embodied.data import collect, dataset, normalize, replay
 from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
-from embodied.rollout import agent_behaviour, rollout
+from embodied.rollout import rollout
 from embodied.train import Hook, TrainConfig, train
 from embodied.types import Agent, Env, Goal, InputError, Params, Prior, Run, Source, Spec, nearest
 from experiments.collect import load_data, make_env

@@ -1,4 +1,4 @@
-"""Standardisation of observations: statistics of a dataset, and the function that applies them in front of a network."""
+"""Standardised observations: statistics of a dataset, and the function that applies them in front of a network."""
 
 from collections.abc import Callable, Mapping
 from typing import Literal

@@ -22,8 +22,6 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     """Collects and says where the data lies."""
     name, preset, rest = choose_preset("collect", COLLECT, arguments)
-    chosen = tyro.cli(
-        Arguments, default=Arguments(preset, tyro.MISSING), args=rest, prog=f"embodied collect {name}"
-    )
+    chosen = tyro.cli(Arguments, default=Arguments(preset, tyro.MISSING), args=rest, prog=f"embodied collect {name}")
     collect.run(chosen.preset, chosen.out)
     print(f"wrote {chosen.out}\ncheck it:  embodied data check {chosen.out}")

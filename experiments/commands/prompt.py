@@ -1,4 +1,4 @@
-"""`embodied prompt MODEL --reward TEXT | --task NAME | --goal q=v,... | --state FILE | --row N`, `embodied prompt check`."""
+"""`embodied prompt MODEL --reward TEXT` (or --task, --goal, --state, --row) and `embodied prompt check FILE MODEL`."""
 
 import dataclasses
 import sys

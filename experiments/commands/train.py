@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Generic
 
 import tyro
 
@@ -11,14 +11,14 @@ from embodied.train import Interrupted, NonFiniteError
 from experiments import train
 from experiments.cli import NON_FINITE
 from experiments.commands import choose_preset
-from experiments.presets import PRESETS, Experiment
+from experiments.presets import PRESETS, AgentConfig, Experiment
 
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
+class Arguments(Generic[AgentConfig]):
     """Training, or its continuation where `out` holds an interrupted run of the same experiment."""
 
-    preset: Annotated[Experiment, tyro.conf.arg(name="")]
+    preset: Annotated[Experiment[AgentConfig], tyro.conf.arg(name="")]
     data: Path  # dataset directory
     out: Path  # run directory
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     """Trains, or resumes, and says what to do next."""
     name, preset, rest = choose_preset("train", PRESETS, arguments)
     default = Arguments(preset, tyro.MISSING, tyro.MISSING)
-    chosen = tyro.cli(Arguments, default=default, args=rest, prog=f"embodied train {name}")
+    chosen = tyro.cli(Arguments[type(preset.agent)], default=default, args=rest, prog=f"embodied train {name}")
     try:
         policy = train.run(chosen.preset, chosen.data, chosen.out)
     except NonFiniteError as error:

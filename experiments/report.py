@@ -1,0 +1,299 @@
+"""One HTML page that shows a run: everything inside it, nothing loaded from elsewhere, readable in years.
+
+    write(path, title, lead, [Section("Maze", ["what happened", Figure(png, "caption"), score_table(columns)])], made)
+
+A block of a section is a paragraph (plain text), Facts, Table, Figure, Video or Code, in the order of reading.
+"""
+
+import base64
+import dataclasses
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from embodied.policy import Policy
+from embodied.types import Env, Goal, InputError, Reward
+from experiments import figures, results
+from experiments.evaluate import baselines, evaluate_tasks
+from experiments.page import PAGE
+
+Cell = str | tuple[str, str]  # text, or (text, detail): the detail is set smaller, such as an interval
+Summaries = Mapping[str, Mapping[str, Any]]  # task -> summary of its scores
+ZERO_SHOT = (
+    "Each task is prompted zero-shot: its reward is computed on stored states and turned into a latent in closed form; "
+    "the policy then acts without further training."
+)
+ONE_TASK = "The policy was trained for one task; the others show what it does there all the same."
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """A few numbers worth a large font."""
+
+    items: Sequence[tuple[str, str]]  # (number, what it is)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of cells; the first column is set to the left, columns of numbers to the right."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A PNG. `photograph` tells images of a world from drawings, which a dark page shows inverted."""
+
+    png: bytes
+    caption: str = ""
+    photograph: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """An mp4 of `experiments.video.record`; nothing is shown for None."""
+
+    path: Path | None
+    caption: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Text to be copied into a terminal."""
+
+    text: str
+
+
+Block = str | Facts | Table | Figure | Video | Code
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+def write(path: Path, title: str, lead: str, sections: Sequence[Section], provenance: Mapping[str, Any]) -> Path:
+    """The path of the written page; provenance (nested mappings allowed) is its last section."""
+    rows = [(name, _text(value)) for name, value in provenance.items()]
+    every = [*sections, Section("Provenance", [Table(("", ""), rows)])]
+    links = "".join(f'<a href="#s{i}">{escape(one.title)}</a>' for i, one in enumerate(every))
+    bodies = "".join(
+        f'<section id="s{i}"><h2>{escape(one.title)}</h2>{"".join(map(_block, one.blocks))}</section>\n'
+        for i, one in enumerate(every)
+    )
+    page = PAGE.substitute(title=escape(title), lead=escape(lead), links=links, sections=bodies, last=len(sections))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(page, encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def provenance(command: str, seeds: Sequence[int], seconds: float, **extra: Any) -> dict[str, Any]:
+    """What a reader needs to make the page again: command, code, seeds, time, machine, versions."""
+    return {
+        "command": command,
+        "commit": results.commit(),
+        "seeds": list(seeds),
+        "wall time": duration(seconds),
+        **extra,
+        "hardware": results.hardware(),
+        "versions": results.versions(),
+    }
+
+
+def score_table(columns: Mapping[str, Summaries], key: str = "iqm", caption: str = "") -> Table:
+    """Tasks down, policies across, with intervals where known. `key` is "iqm" (returns) or "success" (rates)."""
+    low, high = ("low", "high") if key == "iqm" else (f"{key}_low", f"{key}_high")
+    show = (lambda value: f"{value:.1f}") if key == "iqm" else (lambda value: f"{100 * value:.0f}")
+    unit = "" if key == "iqm" else " %"
+
+    def cell(summary: Mapping[str, Any] | None) -> Cell:
+        if summary is None:
+            return "none"
+        text = show(summary[key]) + unit
+        return (text, f"{show(summary[low])} to {show(summary[high])}") if low in summary else text
+
+    tasks = list(dict.fromkeys(task for column in columns.values() for task in column))
+    rows = [[task, *(cell(column.get(task)) for column in columns.values())] for task in tasks]
+    return Table(("", *columns), rows, caption)
+
+
+def duration(seconds: float) -> str:
+    """ "1 h 02 min", "3 min 20 s" or "12 s"."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def run_report(
+    run: Path, env: Env, policy: Policy, episodes: int, out: Path, command: str, topline: Path | None = None
+) -> Path:
+    """The path of the report of a training run: scores beside baselines, learning curves, health of the latents.
+
+    `topline` is a JSON file of `embodied evaluate`; its first column is shown beside. Raises InputError naming the
+    file that is missing or not of this kind.
+    """
+    metrics = read_metrics(run)
+    steps = np.array([row["step"] for row in metrics])
+    speed = np.array([row["speed/updates_per_second"] for row in metrics])
+    seconds = float((np.diff(steps, prepend=0) / speed).sum())
+    columns = {policy.agent_name: _summaries(evaluate_tasks(policy, env, episodes))}
+    columns |= read_topline(topline) if topline else {}
+    columns |= {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
+    how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_TASK
+    intervals = f"Interquartile mean of {episodes} episodes with a 95 % bootstrap interval, one trained seed."
+    facts = Facts(
+        [
+            (f"{steps[-1]:,}", "updates"),
+            (duration(seconds), "of training"),
+            (f"{np.median(speed):,.0f}", "updates/s"),
+        ]
+    )
+    sections = [
+        Section(
+            "Tasks",
+            [
+                facts,
+                how,
+                score_table(columns, caption=intervals),
+                Figure(figures.png(figures.task_bars(columns)), intervals),
+            ],
+        ),
+        Section("Learning curves", [Figure(figures.png(figures.learning_curves(metrics)), "Means over chunks.")]),
+    ]
+    features = task_features(policy)
+    if features is not None:
+        about = (
+            "How evenly the features of states use their dimensions. Where the curve falls below the dashed line, "
+            "directions are lost and prompts that differ only there cannot be told apart."
+        )
+        picture = figures.png(figures.spectrum({policy.agent_name: features}))
+        sections.append(Section("Latent health", [about, Figure(picture)]))
+    experiment = json.loads((run / "experiment.json").read_text(encoding="utf-8"))
+    seed = experiment["experiment"]["train"]["seed"]
+    made = provenance(command, [seed], seconds, model=policy.sha256, experiment=experiment)
+    made["wall time"] += " in updates"
+    lead = f"Agent {policy.agent_name} in world {policy.world}, trained for {steps[-1]:,} updates."
+    return write(out, f"{policy.world} · {policy.agent_name}", lead, sections, made)
+
+
+def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
+    """Features [N, D], on the sphere, of states of the policy's buffer; None for an agent without goal prompts."""
+    if Goal not in policy.agent.prompts:
+        return None
+    obs = {name: np.asarray(leaf[:rows], np.float32) for name, leaf in policy.buffer.obs.items()}
+    key = jax.random.key(0)
+    latent = jax.jit(jax.vmap(lambda one: policy.agent.prompt(policy.params, Goal(one), key)))(obs)
+    features = np.asarray(latent, np.float64)
+    if "covariance" in policy.params:  # such a goal's latent is C^-1 psi(g)
+        features = features @ np.asarray(policy.params["covariance"], np.float64)
+    return features / np.linalg.norm(features, axis=1, keepdims=True) * np.sqrt(features.shape[1])
+
+
+def read_metrics(run: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.jsonl. Raises InputError where there are none."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if not lines:
+        raise InputError(f"run: {path} is missing or empty; name the directory that `embodied train` wrote to")
+    return [json.loads(line) for line in lines]
+
+
+def read_topline(path: Path) -> dict[str, dict[str, Any]]:
+    """The first column of a JSON file of `embodied evaluate`. Raises InputError for any other content."""
+    try:
+        name, column = next(iter(json.loads(path.read_text(encoding="utf-8")).items()))
+        return {name: {task: {**summary, "iqm": float(summary["iqm"])} for task, summary in column.items()}}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, StopIteration) as error:
+        raise InputError(
+            f"topline: {path} must hold policy -> task -> summary with 'iqm', as `embodied evaluate --out` writes "
+            f"({type(error).__name__}: {error})"
+        ) from None
+
+
+def _summaries(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    return {task: one.summary() for task, one in scores.items()}
+
+
+def _text(value: Any) -> str:
+    """Nested values as lines of 'name: value'."""
+    if isinstance(value, Mapping):
+        inner = {name: _text(one).split("\n") for name, one in value.items()}
+        return "\n".join(
+            f"{name}.{line}" if isinstance(value[name], Mapping) else f"{name}: {line}"
+            for name, lines in inner.items()
+            for line in lines
+        )
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "none"
+    return str(value)
+
+
+def _block(block: Block) -> str:
+    match block:
+        case str():
+            return f"<p>{escape(block)}</p>"
+        case Code(text):
+            return f"<pre><code>{escape(text)}</code></pre>"
+        case Facts(items):
+            cells = "".join(f"<div><b>{escape(number)}</b><span>{escape(what)}</span></div>" for number, what in items)
+            return f'<div class="facts">{cells}</div>'
+        case Table():
+            return _table(block)
+        case Figure(png, caption, photograph):
+            width, height = (side // figures.SCALE for side in struct.unpack(">II", png[16:24]))
+            image = (
+                f'<img class="{"photograph" if photograph else "drawing"}" width="{width}" height="{height}" '
+                f'alt="{escape(caption)}" src="data:image/png;base64,{_base64(png)}">'
+            )
+            return f'<figure><div class="scroll">{image}</div>{_caption(caption)}</figure>'
+        case Video(None):
+            return ""
+        case Video(path, caption):
+            source = f"data:video/mp4;base64,{_base64(path.read_bytes())}"
+            return f'<figure><video controls loop muted playsinline src="{source}"></video>{_caption(caption)}</figure>'
+    raise TypeError(f"a block of a section is text, Facts, Table, Figure, Video or Code, got {type(block).__name__}")
+
+
+def _table(table: Table) -> str:
+    numeric = [column > 0 and all(_is_number(row[column]) for row in table.rows) for column in range(len(table.head))]
+    mark = [' class="number"' if right else "" for right in numeric]
+    head = "".join(f"<th{m}>{escape(cell)}</th>" for m, cell in zip(mark, table.head, strict=True))
+    rows = "".join(
+        "<tr>" + "".join(f"<td{m}>{_cell(cell)}</td>" for m, cell in zip(mark, row, strict=True)) + "</tr>"
+        for row in table.rows
+    )
+    head = f"<thead><tr>{head}</tr></thead>" if any(table.head) else ""
+    grid = f"<table>{head}<tbody>{rows}</tbody></table>"
+    return f'<figure><div class="scroll">{grid}</div>{_caption(table.caption)}</figure>'
+
+
+def _is_number(cell: Cell) -> bool:
+    return isinstance(cell, tuple) or cell.lstrip("-+")[:1].isdigit() or cell in ("none", "")
+
+
+def _cell(cell: Cell) -> str:
+    text, detail = cell if isinstance(cell, tuple) else (cell, "")
+    return escape(text) + (f" <small>{escape(detail)}</small>" if detail else "")
+
+
+def _caption(text: str) -> str:
+    return f"<figcaption>{escape(text)}</figcaption>" if text else ""
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")

@@ -1,0 +1,129 @@
+"""Finite worlds whose answers are known: exact measures and returns, and sources that walk in them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from embodied.train import init_run, make_chunk
+from embodied.types import Agent, Batch, Source, Spec
+
+
+class Table(NamedTuple):
+    """A data set that is the whole distribution: its empirical frequencies define the world and the data."""
+
+    state: np.ndarray  # [n]
+    action: np.ndarray  # [n]
+    next_state: np.ndarray  # [n]
+    joint: np.ndarray  # [S, A] frequency of (s, a)
+    transition: np.ndarray  # [S, A, S] frequency of s' given (s, a)
+    weight: np.ndarray  # [S] frequency of s', rho
+
+
+def random_table(seed: int, states: int = 4, actions: int = 2, rows: int = 24) -> Table:
+    """Random transitions in which every (s, a) and every s' occurs."""
+    rng = np.random.default_rng(seed)
+    pair = np.concatenate([np.arange(states * actions), rng.integers(states * actions, size=rows - states * actions)])
+    state, action = np.divmod(pair, actions)
+    next_state = np.concatenate([np.arange(states), rng.integers(states, size=rows - states)])
+    counts = np.zeros((states, actions, states))
+    np.add.at(counts, (state, action, next_state), 1)
+    joint = counts.sum(-1)
+    return Table(state, action, next_state, joint / rows, counts / joint[..., None], counts.sum((0, 1)) / rows)
+
+
+def successor_measure(transition: np.ndarray, discount: float) -> np.ndarray:
+    """M [S, S] = P (I - discount P)^-1: discounted visits from the next state on."""
+    return transition @ np.linalg.inv(np.eye(len(transition)) - discount * transition)
+
+
+def action_measure(table: Table, policy: np.ndarray, discount: float) -> np.ndarray:
+    """M [S, A, S] of taking any action first and the policy's [S] afterwards."""
+    on_policy = table.transition[np.arange(len(policy)), policy]
+    return table.transition + discount * table.transition @ successor_measure(on_policy, discount)
+
+
+def mean_over_pairs(loss: Callable[[Any], Any], rows: int) -> Any:
+    """The mean of loss([i, j]) over all pairs of rows.
+
+    A loss over i != j is unbiased, so its mean over all batches of two independent rows is its population value.
+    """
+    pairs = np.stack(np.divmod(np.arange(rows * rows), rows), 1)
+    return jax.vmap(loss)(jnp.asarray(pairs)).mean()
+
+
+class World(NamedTuple):
+    """A deterministic world: `move(state [n], action [n, A]) -> state [n]`, observed as one-hot vectors."""
+
+    states: int
+    action: int
+    move: Callable[[Any, Any], Any]
+
+    @property
+    def spec(self) -> Spec:
+        """What an agent must know."""
+        return Spec(obs={"state": (self.states,)}, action=self.action)
+
+
+def line(states: int) -> World:
+    """A row of states; a positive action goes right, any other left, and the ends stop."""
+    return World(states, 1, lambda state, a: jnp.clip(state + jnp.where(a[:, 0] > 0, 1, -1), 0, states - 1))
+
+
+def grid(side: int) -> World:
+    """A square of states; the larger action component says where to go, and the walls stop."""
+
+    def move(state: Any, action: Any) -> Any:
+        sideways = jnp.abs(action[:, 0]) > jnp.abs(action[:, 1])
+        step = jnp.where(action > 0, 1, -1)
+        column = jnp.clip(state % side + jnp.where(sideways, step[:, 0], 0), 0, side - 1)
+        row = jnp.clip(state // side + jnp.where(sideways, 0, step[:, 1]), 0, side - 1)
+        return row * side + column
+
+    return World(side * side, 2, move)
+
+
+def everywhere(world: World, batch_size: int) -> Source:
+    """Transitions from uniform states under uniform actions."""
+
+    def sample(data: tuple[()], state: tuple[()], key: jax.Array) -> tuple[tuple[()], Batch]:
+        key_state, key_action = jax.random.split(key)
+        here = jax.random.randint(key_state, (batch_size,), 0, world.states)
+        action = jax.random.uniform(key_action, (batch_size, world.action), minval=-1.0, maxval=1.0)
+        there = world.move(here, action)
+        obs, next_obs = ({"state": jax.nn.one_hot(s, world.states)} for s in (here, there))
+        return state, Batch(obs, action, next_obs, jnp.zeros(batch_size), jnp.ones(batch_size))
+
+    return Source(data=(), init=lambda key: (), next=sample)
+
+
+def learn(agent: Agent, world: World, batch_size: int, updates: int, seed: int = 0) -> Any:
+    """The agent's parameters after training on data from everywhere."""
+    source = everywhere(world, batch_size)
+    run = init_run(agent, source, world.spec.example(), seed)
+    return make_chunk(agent, source, updates)(source.data, run, jax.random.key(seed))[0].agent.params
+
+
+def greedy_actions(agent: Agent, world: World, params: Any, z: Any) -> np.ndarray:
+    """The deterministic action [S, A] in each state."""
+    eye = {"state": jnp.eye(world.states)}
+    return np.asarray(agent.act(params, eye, z, agent.carry(world.states), None)[0])
+
+
+def returns(world: World, action: np.ndarray, reward: np.ndarray, discount: float) -> np.ndarray:
+    """The discounted return [S] of following the actions [S, A] for ever; rewards [S] are paid on arrival."""
+    transition = np.eye(world.states)[np.asarray(world.move(jnp.arange(world.states), jnp.asarray(action)))]
+    return successor_measure(transition, discount) @ reward
+
+
+def optimal_returns(world: World, reward: np.ndarray, discount: float) -> np.ndarray:
+    """The best discounted return [S], by value iteration over the axis-aligned actions."""
+    directions = np.concatenate([np.eye(world.action), -np.eye(world.action)])
+    state = jnp.arange(world.states)
+    after = np.stack([world.move(state, jnp.tile(d, (world.states, 1))) for d in directions])
+    value = np.zeros(world.states)
+    for _ in range(int(np.log(1e-6) / np.log(discount))):
+        value = (reward + discount * value)[after].max(0)
+    return value
