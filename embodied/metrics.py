@@ -55,7 +55,7 @@ class Logger:
         if not self.quiet:
             print(f"  {text}", file=sys.stderr, flush=True)
 
-    def close(self, text: str = "") -> None:
+    def close(self) -> None:
         """Nothing; flushes to disk."""
         if self._file:
             self._file.flush()
@@ -63,8 +63,6 @@ class Logger:
             self._file.close()
         if self._board:
             self._board.close()
-        if text:
-            self.note(text)
 
     def _progress(self, step: int, row: dict[str, float], now: float) -> str:
         speed = (step - self._resume_at) / max(now - self._started, 1e-9)

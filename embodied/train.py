@@ -6,6 +6,7 @@ The chunk donates the run and takes the source's data as an argument. Because ke
 N updates equal N/2 updates, a checkpoint, a restore and N/2 more, bit for bit on one machine.
 """
 
+import contextlib
 import dataclasses
 import signal
 import threading
@@ -45,6 +46,7 @@ class TrainConfig:
     chunk: int = 500  # updates per compiled call; at least 1
     checkpoint_every: int = 10_000  # updates between checkpoints; a multiple of chunk
     keep_checkpoints: int = 2
+    tensorboard: bool = False  # also write event files (extra "tensorboard")
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,42 +101,51 @@ def train(
     Raises NonFiniteError (naming update and metric) and Interrupted (after saving). Hooks run after each chunk; what
     they return is logged with the chunk's row.
     """
-    root = jax.random.key(config.seed)
     run = init_run(agent, source, example, config.seed)
-    checkpointer = Checkpointer(directory / "checkpoints", config.keep_checkpoints) if directory else None
-    if checkpointer:
-        run = checkpointer.restore(run)
-    done = int(run.step)
-    logger = Logger(directory, total=config.updates, resume_at=done, quiet=quiet)
-    chunk = (
-        _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger)
-        if (done < config.updates)
-        else None
-    )
-    with _StopSignal() as stop:
-        while done < config.updates:
-            if source.refill:
-                key = jax.random.fold_in(jax.random.fold_in(root, 2**31 - 2), done)
-                run = run.replace(source=source.refill(run.source, run.agent.params, done, key))
-            started = time.perf_counter()
-            with jax.transfer_guard_device_to_host("disallow"):
-                run, summary = chunk(source.data, run, root)
-            done += config.chunk
-            row = _fetch(summary)
-            row["speed/updates_per_second"] = config.chunk / (time.perf_counter() - started)
-            for hook in hooks:
-                row |= hook(run, done, row) or {}
-            logger.write(done, row)
-            if checkpointer and (done % config.checkpoint_every == 0 or done == config.updates or stop.requested):
-                checkpointer.save(done, run)
-            if stop.requested and done < config.updates:
-                if checkpointer:
-                    checkpointer.close()
-                logger.close(f"stopped at update {done:,}; the same command resumes")
-                raise Interrupted(INTERRUPTED)
-    if checkpointer:
-        checkpointer.close()
-    logger.close()
+    with contextlib.ExitStack() as stack:
+        checkpointer = Checkpointer(directory / "checkpoints", config.keep_checkpoints) if directory else None
+        if checkpointer:
+            stack.callback(checkpointer.close)
+            run = checkpointer.restore(run)
+        logger = Logger(directory, config.updates, int(run.step), quiet=quiet, tensorboard=config.tensorboard)
+        stack.callback(logger.close)
+        stop = stack.enter_context(_StopSignal())
+        return _loop(agent, source, config, run, checkpointer, logger, stop, hooks)
+
+
+def _loop(
+    agent: Agent,
+    source: Source,
+    config: TrainConfig,
+    run: Run,
+    checkpointer: Checkpointer | None,
+    logger: Logger,
+    stop: "_StopSignal",
+    hooks: Sequence[Hook],
+) -> Run:
+    root, done, chunk = jax.random.key(config.seed), int(run.step), None
+    while done < config.updates:
+        if chunk is None:
+            chunk = _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger)
+        began = time.perf_counter()
+        if source.refill:
+            key = jax.random.fold_in(jax.random.fold_in(root, 2**31 - 2), done)
+            run = run.replace(source=source.refill(run.source, run.agent.params, done, key))
+        started = time.perf_counter()
+        with jax.transfer_guard_device_to_host("disallow"):
+            run, summary = chunk(source.data, run, root)
+        done += config.chunk
+        row = _fetch(summary)
+        row["speed/updates_per_second"] = config.chunk / (time.perf_counter() - started)
+        for hook in hooks:
+            row |= hook(run, done, row) or {}
+        row["time/seconds"] = time.perf_counter() - began  # of this chunk with its refill and hooks
+        logger.write(done, row)
+        if checkpointer and (done % config.checkpoint_every == 0 or done == config.updates or stop.requested):
+            checkpointer.save(done, run)
+        if stop.requested and done < config.updates:
+            logger.note(f"stopped at update {done:,}; the same command resumes")
+            raise Interrupted(INTERRUPTED)
     return run
 
 

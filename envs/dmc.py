@@ -60,8 +60,7 @@ REWARDS = {
         "walk": (f"{WALKER_STAND}; {WALKER_MOVE.format(1, 0.5)}", "stand and move forward at 1 m/s or more"),
         "run": (f"{WALKER_STAND}; {WALKER_MOVE.format(8, 4)}", "stand and move forward at 8 m/s or more"),
         "spin": (
-            f"{WALKER_STAND}; spin = tolerance(angular_momentum_y, 5, inf, 5, linear, 0); "
-            "stand * (5*spin + 1) / 6",
+            f"{WALKER_STAND}; spin = tolerance(angular_momentum_y, 5, inf, 5, linear, 0); stand * (5*spin + 1) / 6",
             "turn heels over head, forwards",
         ),
     },

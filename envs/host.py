@@ -6,6 +6,7 @@ Sensor values belong to the state they are returned with; dm_control's lag by on
 that depend on acceleration.
 """
 
+import atexit
 import functools
 import gc
 import logging
@@ -99,6 +100,7 @@ class HostEnv(Env):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+            atexit.unregister(self.close)
             gc.collect()
 
     def _renderer_of(self, size: int) -> Any:
@@ -109,6 +111,7 @@ class HostEnv(Env):
             buffer = self.world.model.vis.global_
             buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
             self._renderer = mujoco.Renderer(self.world.model, size, size)
+            atexit.register(self.close)  # while the OpenGL library is still there
         return self._renderer
 
     def _starts(self, generator: np.random.Generator, count: int) -> np.ndarray:

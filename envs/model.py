@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 
 from embodied.rewards import Task
-from embodied.types import EnvSpec, InputError, Quantity, nearest
+from embodied.types import EnvSpec, InputError, Quantity
 
 SENSORS = {  # what `add_sensors` can add, all in the world frame
     "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
@@ -169,9 +169,7 @@ class WorldModel:
         return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in texts}
 
 
-def compile_model(
-    xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]
-) -> mujoco.MjModel:
+def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> mujoco.MjModel:
     """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
     Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image.

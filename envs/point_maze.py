@@ -38,9 +38,7 @@ QUANTITIES = {
 }
 
 
-def make(
-    name: str, form: str = "host", *, hold: int = 10, threads: int | None = None, start: str = "anywhere"
-) -> Env:
+def make(name: str, form: str = "host", *, hold: int = 10, threads: int | None = None, start: str = "anywhere") -> Env:
     """The point maze; `start` is "anywhere" or the name of the room in which episodes begin."""
     if start != "anywhere" and start not in ROOMS:
         raise InputError(f"unknown start '{start}' of world '{name}'; {nearest(start, ['anywhere', *ROOMS])}")

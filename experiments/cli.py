@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
             raise InputError(f"command: unknown command '{command}'; {nearest(command, COMMANDS)}")
         os.environ.setdefault("MUJOCO_GL", "egl")
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "embodied-stack" / "jax"
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
         handler: Callable[[list[str]], Any] = importlib.import_module(f"experiments.commands.{command}").main
         handler(rest)
     except InputError as error:

@@ -1,6 +1,6 @@
 """Figures of the report, as matplotlib figures; `png` turns one into bytes.
 
-Colours follow Okabe and Ito's, which colour-blind readers tell apart. Grounds are transparent and inks mid-dark, so that
+Colours follow Okabe and Ito's, which colour-blind readers tell apart. Grounds are transparent, so that
 a page may show a figure as it is on light paper and with inverted lightness on dark paper.
 """
 
@@ -56,7 +56,7 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def learning_curves(rows: Sequence[Mapping[str, float]]) -> Figure:
+def learning_curves(rows: Sequence[Mapping[str, int | float]]) -> Figure:
     """One panel per metric over updates, from the rows of metrics.jsonl; raises InputError where there are none.
 
     An axis is logarithmic where all values are positive and span more than a factor of 20.
@@ -203,7 +203,7 @@ def relative_spectrum(features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "
     return np.maximum(values, 0.0) / values[0]
 
 
-def task_bars(columns: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
+def task_bars(columns: Mapping[str, Mapping[str, Mapping[str, int | float]]]) -> Figure:
     """Bars of the interquartile mean return of each policy on each task, with 95 % intervals where given.
 
     `columns` is policy -> task -> summary with "iqm" and, if known, "low" and "high"; a missing task has no bar.

@@ -11,14 +11,12 @@ import agents
 import envs
 from embodied.types import Env, InputError, Spec, nearest
 from envs.forms import FORMS
+from experiments.models import shipped
 from experiments.presets import COLLECT, PRESETS
-
-MODELS = Path(__file__).parent / "models"
 
 
 def overview() -> list[str]:
     """What there is, one line a kind, and how to see more."""
-    models = [folder.name for folder in _model_folders()]
     return [
         *_table(
             ["kind", "names"],
@@ -27,7 +25,7 @@ def overview() -> list[str]:
                 ["collect presets", ", ".join(COLLECT)],
                 ["worlds", ", ".join(envs.WORLDS)],
                 ["agents", ", ".join(agents.AGENTS)],
-                ["models", ", ".join(models) or "none in this installation"],
+                ["models", ", ".join(shipped()) or "none in this installation"],
             ],
         ),
         "",
@@ -132,11 +130,11 @@ def agent_table() -> list[str]:
 def models(worlds: Sequence[str]) -> list[str]:
     """The trained policies that come with this installation."""
     rows = []
-    for folder in _model_folders():
+    for name, folder in shipped().items():
         head = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if head["world"] in worlds:
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            rows.append([folder.name, head["world"], head["agent"], f"{size / 2**20:.1f} MiB", _card(folder)])
+            rows.append([name, head["world"], head["agent"], f"{size / 2**20:.1f} MiB", _card(folder)])
     if not rows:
         return ["no models come with this installation for that choice; train one: embodied demo"]
     return _table(["model", "world", "agent", "size", "card"], rows)
@@ -151,10 +149,6 @@ def select(world: str | None) -> list[str]:
 
 def _make(world: str) -> Env:
     return envs.make(world, threads=1)
-
-
-def _model_folders() -> list[Path]:
-    return sorted(path.parent for path in MODELS.glob("*/config.json"))
 
 
 def _card(folder: Path) -> str:

@@ -100,7 +100,7 @@ def write(path: Path, title: str, lead: str, sections: Sequence[Section], proven
     return path
 
 
-def provenance(command: str, seeds: Sequence[int], seconds: float, **extra: Any) -> dict[str, Any]:
+def provenance(command: str, seeds: Sequence[int], seconds: int | float, **extra: Any) -> dict[str, Any]:
     """What a reader needs to make the page again: command, code, seeds, time, machine, versions."""
     return {
         "command": command,
@@ -113,25 +113,22 @@ def provenance(command: str, seeds: Sequence[int], seconds: float, **extra: Any)
     }
 
 
-def score_table(columns: Mapping[str, Summaries], key: str = "iqm", caption: str = "") -> Table:
-    """Tasks down, policies across, with intervals where known. `key` is "iqm" (returns) or "success" (rates)."""
-    low, high = ("low", "high") if key == "iqm" else (f"{key}_low", f"{key}_high")
-    show = (lambda value: f"{value:.1f}") if key == "iqm" else (lambda value: f"{100 * value:.0f}")
-    unit = "" if key == "iqm" else " %"
+def score_table(columns: Mapping[str, Summaries], caption: str = "") -> Table:
+    """Tasks down, policies across: interquartile mean returns, with their intervals where known."""
 
     def cell(summary: Mapping[str, Any] | None) -> Cell:
         if summary is None:
             return "none"
-        text = show(summary[key]) + unit
-        return (text, f"{show(summary[low])} to {show(summary[high])}") if low in summary else text
+        text = f"{summary['iqm']:.1f}"
+        return (text, f"{summary['low']:.1f} to {summary['high']:.1f}") if "low" in summary else text
 
     tasks = list(dict.fromkeys(task for column in columns.values() for task in column))
     rows = [[task, *(cell(column.get(task)) for column in columns.values())] for task in tasks]
     return Table(("", *columns), rows, caption)
 
 
-def duration(seconds: float) -> str:
-    """ "1 h 02 min", "3 min 20 s" or "12 s"."""
+def duration(seconds: int | float) -> str:
+    """Hours and minutes, minutes and seconds, or seconds: '1 h 02 min', '3 min 20 s', '12 s'."""
     whole = round(seconds)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     if hours:
@@ -147,7 +144,7 @@ def run_report(
     `topline` is a JSON file of `embodied evaluate`; its first column is shown beside. Raises InputError naming the
     file that is missing or not of this kind.
     """
-    metrics = read_metrics(run)
+    metrics, experiment = read_metrics(run), _read_experiment(run)
     steps = np.array([row["step"] for row in metrics])
     speed = np.array([row["speed/updates_per_second"] for row in metrics])
     seconds = float((np.diff(steps, prepend=0) / speed).sum())
@@ -156,24 +153,14 @@ def run_report(
     columns |= {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
     how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_TASK
     intervals = f"Interquartile mean of {episodes} episodes with a 95 % bootstrap interval, one trained seed."
-    facts = Facts(
-        [
-            (f"{steps[-1]:,}", "updates"),
-            (duration(seconds), "of training"),
-            (f"{np.median(speed):,.0f}", "updates/s"),
-        ]
-    )
+    speeds = f"{np.median(speed):,.0f}"
+    facts = Facts([(f"{steps[-1]:,}", "updates"), (duration(seconds), "of training"), (speeds, "updates per second")])
+    bars, curves = figures.task_bars(columns), figures.learning_curves(metrics)
+    blocks = [facts, how, score_table(columns, intervals), Figure(figures.png(bars), "The same as bars.")]
+    chunks = "Each point is the mean over one chunk of updates."
     sections = [
-        Section(
-            "Tasks",
-            [
-                facts,
-                how,
-                score_table(columns, caption=intervals),
-                Figure(figures.png(figures.task_bars(columns)), intervals),
-            ],
-        ),
-        Section("Learning curves", [Figure(figures.png(figures.learning_curves(metrics)), "Means over chunks.")]),
+        Section("Tasks", blocks),
+        Section("Learning curves", [Figure(figures.png(curves), chunks)]),
     ]
     features = task_features(policy)
     if features is not None:
@@ -182,10 +169,9 @@ def run_report(
             "directions are lost and prompts that differ only there cannot be told apart."
         )
         picture = figures.png(figures.spectrum({policy.agent_name: features}))
-        sections.append(Section("Latent health", [about, Figure(picture)]))
-    experiment = json.loads((run / "experiment.json").read_text(encoding="utf-8"))
-    seed = experiment["experiment"]["train"]["seed"]
-    made = provenance(command, [seed], seconds, model=policy.sha256, experiment=experiment)
+        caption = "Eigenvalues of the second moment of the features, relative to the largest."
+        sections.append(Section("Latent health", [about, Figure(picture, caption)]))
+    made = provenance(command, [experiment["train"]["seed"]], seconds, model=policy.sha256, experiment=experiment)
     made["wall time"] += " in updates"
     lead = f"Agent {policy.agent_name} in world {policy.world}, trained for {steps[-1]:,} updates."
     return write(out, f"{policy.world} · {policy.agent_name}", lead, sections, made)
@@ -197,20 +183,27 @@ def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
         return None
     obs = {name: np.asarray(leaf[:rows], np.float32) for name, leaf in policy.buffer.obs.items()}
     key = jax.random.key(0)
-    latent = jax.jit(jax.vmap(lambda one: policy.agent.prompt(policy.params, Goal(one), key)))(obs)
-    features = np.asarray(latent, np.float64)
+    of_goal = jax.vmap(lambda params, one: policy.agent.prompt(params, Goal(one), key), (None, 0))
+    features = np.asarray(jax.jit(of_goal)(policy.params, obs), np.float64)
     if "covariance" in policy.params:  # such a goal's latent is C^-1 psi(g)
         features = features @ np.asarray(policy.params["covariance"], np.float64)
     return features / np.linalg.norm(features, axis=1, keepdims=True) * np.sqrt(features.shape[1])
 
 
-def read_metrics(run: Path) -> list[dict[str, float]]:
+def read_metrics(run: Path) -> list[dict[str, int | float]]:
     """The rows of a run's metrics.jsonl. Raises InputError where there are none."""
     path = run / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if not lines:
         raise InputError(f"run: {path} is missing or empty; name the directory that `embodied train` wrote to")
     return [json.loads(line) for line in lines]
+
+
+def _read_experiment(run: Path) -> dict[str, Any]:
+    path = run / "experiment.json"
+    if not path.exists():
+        raise InputError(f"run: {path} is missing; name the directory that `embodied train` wrote to")
+    return json.loads(path.read_text(encoding="utf-8"))["experiment"]
 
 
 def read_topline(path: Path) -> dict[str, dict[str, Any]]:
@@ -225,7 +218,7 @@ def read_topline(path: Path) -> dict[str, dict[str, Any]]:
         ) from None
 
 
-def _summaries(scores: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _summaries(scores: Mapping[str, Any]) -> dict[str, dict[str, int | float]]:
     return {task: one.summary() for task, one in scores.items()}
 
 

@@ -23,7 +23,7 @@ def record(
     camera: str,
     path: Path,
     size: int = 320,
-    fps: float | None = None,
+    fps: int | float | None = None,
 ) -> Path | None:
     """The mp4 of one episode or of several side by side; None, and one line on stderr, without a renderer.
 
@@ -67,7 +67,7 @@ def tile(clips: Sequence[UInt8[np.ndarray, "T H W 3"]], columns: int) -> UInt8[n
     return np.concatenate(lines, axis=1)
 
 
-def encode(clip: UInt8[np.ndarray, "T H W 3"], path: Path, fps: float) -> None:
+def encode(clip: UInt8[np.ndarray, "T H W 3"], path: Path, fps: int | float) -> None:
     """Nothing; writes an H.264 mp4 that starts to play before it is read to the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     height, width = clip.shape[1:3]

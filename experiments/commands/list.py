@@ -10,6 +10,15 @@ from experiments import listing
 Topic = Literal["overview", "presets", "worlds", "quantities", "tasks", "agents", "models"]
 
 
+TABLES = {
+    "presets": listing.presets,
+    "worlds": listing.worlds,
+    "quantities": listing.quantities,
+    "tasks": listing.tasks,
+    "models": listing.models,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """What this installation offers."""
@@ -22,11 +31,10 @@ def main(arguments: list[str]) -> None:
     """Prints one table, or an overview; a world alone is shown with its quantities and tasks."""
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied list")
     worlds = listing.select(chosen.world)
-    match chosen.topic:
-        case "overview":
-            lines = listing.worlds(worlds) if chosen.world else listing.overview()
-        case "agents":
-            lines = listing.agent_table()
-        case topic:
-            lines = getattr(listing, topic)(worlds)
+    if chosen.topic == "agents":
+        lines = listing.agent_table()
+    elif chosen.topic == "overview":
+        lines = listing.worlds(worlds) if chosen.world else listing.overview()
+    else:
+        lines = TABLES[chosen.topic](worlds)
     print("\n".join(lines))

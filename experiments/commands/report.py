@@ -6,9 +6,9 @@ from pathlib import Path
 
 import tyro
 
-import envs
-from embodied.policy import load
+from embodied.types import InputError
 from experiments import report
+from experiments.models import resolve
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +24,9 @@ class Arguments:
 def main(arguments: list[str]) -> None:
     """Writes the page and says where it is."""
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied report")
-    policy = load(chosen.run)
-    env = envs.make(policy.world, **policy.options)
+    if chosen.episodes < 1:
+        raise InputError(f"episodes: must be at least 1, got {chosen.episodes}")
+    policy, env = resolve(str(chosen.run))
     command = shlex.join(["embodied", "report", *arguments])
     out = chosen.out or chosen.run / "report.html"
     print(f"wrote {report.run_report(chosen.run, env, policy, chosen.episodes, out, command, chosen.topline)}")
