@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Float, PyTree
 
 from embodied.types import Agent, InputError, Obs, Prompt, Spec
 
@@ -191,11 +191,11 @@ def _agents() -> Any:
     return importlib.import_module("agents")
 
 
-def _flatten(tree: PyTree) -> dict[str, Array]:
+def _flatten(tree: PyTree) -> dict[str, Any]:
     return {"/".join(str(key.key) for key in path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _unflatten(leaves: Mapping[str, Array]) -> dict[str, Any]:
+def _unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         *parents, last = name.split("/")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, no_type_check
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
@@ -60,13 +61,13 @@ class Spec:
 
     def example(self, batch: int = 2) -> Batch:
         """A zero-filled batch of the right shapes, for `Agent.init` and for tracing."""
-        obs = {name: np.zeros((batch, *shape), np.float32) for name, shape in self.obs.items()}
+        obs = {name: jnp.zeros((batch, *shape)) for name, shape in self.obs.items()}
         return Batch(
             obs=obs,
-            action=np.zeros((batch, self.action), np.float32),
+            action=jnp.zeros((batch, self.action)),
             next_obs=obs,
-            reward=np.zeros(batch, np.float32),
-            discount=np.ones(batch, np.float32),
+            reward=jnp.zeros(batch),
+            discount=jnp.ones(batch),
         )
 
 

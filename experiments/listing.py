@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,23 +15,23 @@ from envs.forms import FORMS
 from experiments.models import shipped
 from experiments.presets import COLLECT, PRESETS
 
+WIDTH = 90  # characters of names in a line of the overview
+
 
 def overview() -> list[str]:
-    """What there is, one line a kind, and how to see more."""
-    return [
-        *_table(
-            ["kind", "names"],
-            [
-                ["presets", ", ".join(PRESETS)],
-                ["collect presets", ", ".join(COLLECT)],
-                ["worlds", ", ".join(envs.WORLDS)],
-                ["agents", ", ".join(agents.AGENTS)],
-                ["models", ", ".join(shipped()) or "none in this installation"],
-            ],
-        ),
-        "",
-        "more:  embodied list presets | worlds | quantities | tasks | agents | models  [--world NAME]",
-    ]
+    """The names of all there is, by kind, and how to see more."""
+    names = {
+        "presets": PRESETS,
+        "collect presets": COLLECT,
+        "worlds": envs.WORLDS,
+        "agents": agents.AGENTS,
+        "models": shipped() or ["none in this installation"],
+    }
+    lines = []
+    for kind, found in names.items():
+        text = textwrap.wrap(", ".join(found), WIDTH, break_on_hyphens=False)
+        lines += [f"{head:15}  {line}" for head, line in zip([kind, *[""] * len(text)], text, strict=False)]
+    return [*lines, "", "more: embodied list presets|worlds|quantities|tasks|agents|models [--world NAME]"]
 
 
 def presets(worlds: Sequence[str]) -> list[str]:

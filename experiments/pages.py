@@ -1,12 +1,12 @@
 """Pages that are made from the code: `python -m experiments.pages` writes docs/agents.md anew."""
 
 import ast
-import importlib
 from pathlib import Path
 
 from agents import AGENTS
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "agents.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "agents.md"
 HEAD = """# Agents
 
 Made by `python -m experiments.pages` from the docstring and the `Config` of each file under `agents/`.
@@ -25,11 +25,11 @@ def write() -> None:
 
 
 def _section(name: str, module: str) -> str:
-    source = Path(importlib.import_module(module).__file__ or "").read_text(encoding="utf-8")
+    path = f"{module.replace('.', '/')}.py"
+    source = (ROOT / path).read_text(encoding="utf-8")
     tree = ast.parse(source)
     rows = [f"| `{field}` | `{default}` | {comment} |" for field, default, comment in _fields(source, tree)]
     docstring = (ast.get_docstring(tree) or "").strip()
-    path = f"{module.replace('.', '/')}.py"
     table = ["| field | default | meaning |", "|---|---|---|", *rows]
     return "\n".join([f"## {name}", "", f"`{path}`", "", "```text", docstring, "```", "", *table, ""])
 
@@ -42,7 +42,8 @@ def _fields(source: str, tree: ast.Module) -> list[tuple[str, str, str]]:
     for node in config.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             comment = lines[node.value.end_lineno - 1][node.value.end_col_offset :].partition("#")[2].strip()
-            found.append((node.target.id, ast.unparse(node.value), comment.replace("|", "\\|")))
+            default = ast.get_source_segment(source, node.value) or ""
+            found.append((node.target.id, default, comment.replace("|", "\\|")))
     return found
 
 

@@ -144,7 +144,8 @@ def run_report(
     `topline` is a JSON file of `embodied evaluate`; its first column is shown beside. Raises InputError naming the
     file that is missing or not of this kind.
     """
-    metrics, experiment = read_metrics(run), _read_experiment(run)
+    metrics, record = read_metrics(run), _read_experiment(run)
+    experiment = record["experiment"]
     steps = np.array([row["step"] for row in metrics])
     speed = np.array([row["speed/updates_per_second"] for row in metrics])
     seconds = float((np.diff(steps, prepend=0) / speed).sum())
@@ -203,7 +204,7 @@ def _read_experiment(run: Path) -> dict[str, Any]:
     path = run / "experiment.json"
     if not path.exists():
         raise InputError(f"run: {path} is missing; name the directory that `embodied train` wrote to")
-    return json.loads(path.read_text(encoding="utf-8"))["experiment"]
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_topline(path: Path) -> dict[str, dict[str, Any]]:

@@ -17,6 +17,7 @@ from embodied.policy import Buffer, Policy
 from embodied.rollout import rollout
 from embodied.train import Hook, TrainConfig, train
 from embodied.types import Agent, Env, Goal, InputError, Params, Prior, Run, Source, Spec, nearest
+from experiments import results
 from experiments.collect import load_data, make_env
 from experiments.evaluate import evaluate_tasks
 from experiments.presets import Experiment
@@ -167,7 +168,10 @@ def _evaluation(experiment: Experiment, env: Env, policy_of: Any, out: Path) -> 
 
 def _claim(out: Path, experiment: Experiment, data: Path) -> None:
     """Writes experiment.json, or raises InputError where `out` belongs to a different experiment."""
-    body = json.dumps({"experiment": dataclasses.asdict(experiment), "agent": agent_name(experiment)}, indent=1)
+    made = {"commit": results.commit(), "hardware": results.hardware(), "versions": results.versions()}
+    body = json.dumps(
+        {"experiment": dataclasses.asdict(experiment), "agent": agent_name(experiment), "made": made}, indent=1
+    )
     path = out / "experiment.json"
     if path.exists():
         theirs = json.loads(path.read_text(encoding="utf-8"))["experiment"]

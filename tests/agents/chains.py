@@ -1,5 +1,6 @@
 """Finite worlds whose answers are known: exact measures and returns, and sources that walk in them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -7,8 +8,45 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from embodied.train import init_run, make_chunk
-from embodied.types import Agent, Batch, Source, Spec
+from embodied.train import make_chunk
+from embodied.types import Agent, Batch, Run, Source, Spec
+
+# Programs that run a few times: compiling them without optimisation takes half the time.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def random_state(agent: Agent, spec: Spec, seed: int = 0) -> Any:
+    """A state as after `agent.init`, with NumPy's Gaussian weights: compiling orthogonal ones takes half a minute."""
+    rng = np.random.default_rng(seed)
+
+    def fill(path: Any, leaf: Any) -> jax.Array:
+        name = getattr(path[-1], "key", None)
+        if name == "kernel":
+            return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.shape[-2]), leaf.dtype)
+        if name == "covariance":
+            return jnp.eye(leaf.shape[0])
+        return jnp.full(leaf.shape, 1 if name in ("scale", "variance", "error") else 0, leaf.dtype)
+
+    shapes = jax.eval_shape(agent.init, jax.random.key(0), spec.example())
+    state = jax.tree_util.tree_map_with_path(fill, shapes)
+    # Adam's moments start at zero.
+    blank = jax.tree.map(jnp.zeros_like, state.optimizer)
+    if not hasattr(state, "target"):
+        return state.replace(optimizer=blank)
+    return state.replace(
+        optimizer=blank, target=jax.tree.map(jnp.copy, {name: state.params[name] for name in state.target})
+    )
+
+
+def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
+    """Gaussian observations and rewards, uniform actions, no terminations."""
+    rng = np.random.default_rng(seed)
+    obs, next_obs = (
+        {name: jnp.asarray(rng.normal(size=(rows, *shape)), jnp.float32) for name, shape in spec.obs.items()}
+        for _ in range(2)
+    )
+    action = jnp.asarray(rng.uniform(-1, 1, (rows, spec.action)), jnp.float32)
+    return Batch(obs, action, next_obs, jnp.asarray(rng.normal(size=rows), jnp.float32), jnp.ones(rows))
 
 
 class Table(NamedTuple):
@@ -102,7 +140,8 @@ def everywhere(world: World, batch_size: int) -> Source:
 def learn(agent: Agent, world: World, batch_size: int, updates: int, seed: int = 0) -> Any:
     """The agent's parameters after training on data from everywhere."""
     source = everywhere(world, batch_size)
-    run = init_run(agent, source, world.spec.example(), seed)
+    state = random_state(agent, world.spec, seed)
+    run = Run(agent=state, source=source.init(jax.random.key(seed)), step=jnp.int32(0))
     return make_chunk(agent, source, updates)(source.data, run, jax.random.key(seed))[0].agent.params
 
 

@@ -90,9 +90,7 @@ def test_update_and_act_promise_the_shapes_they_were_given(case):
     assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in metrics.values())
     carry = case.agent.carry(WORLDS)
     for act_key in (None, key):
-        action, after = jax.eval_shape(
-            case.agent.act, state.params, observations(case, WORLDS), case.z, carry, act_key
-        )
+        action, after = jax.eval_shape(case.agent.act, state.params, observations(case, WORLDS), case.z, carry, act_key)
         assert (action.shape, action.dtype) == ((WORLDS, case.spec.action), jnp.float32)
         assert shapes(after) == shapes(carry)
 

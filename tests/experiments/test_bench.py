@@ -1,0 +1,144 @@
+"""The speed measurement counts operations as the traced program does and reports medians of interleaved rounds."""
+
+import json
+import math
+
+import jax
+import pytest
+
+import agents
+from agents import fb, td_jepa
+from embodied.data import dataset
+from embodied.train import TrainConfig
+from embodied.types import Spec
+from experiments.bench import update
+from experiments.presets import PRESETS, Experiment
+
+
+def _traced_flops(agent, spec, batch):
+    """Operations of every matrix product in the program that JAX traces for one update."""
+    example = spec.example(batch)
+    state = jax.eval_shape(agent.init, jax.random.key(0), example)
+    return _products(jax.make_jaxpr(agent.update)(state, example, jax.random.key(0)).jaxpr)
+
+
+def _products(jaxpr):
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            inner = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * inner * math.prod(equation.outvars[0].aval.shape)
+        holds_program = lambda value: hasattr(value, "eqns") or hasattr(value, "jaxpr")  # noqa: E731
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=holds_program):
+            inner_program = getattr(value, "jaxpr", value)
+            if hasattr(inner_program, "eqns"):
+                total += _products(inner_program)
+    return total
+
+
+def test_published_updates_take_the_known_number_of_operations():
+    # 127.5 and 85.4 GFLOP were counted in the reference's PyTorch update at the same sizes.
+    assert update.update_flops(td_jepa.Config(), update.WALKER, 1024) / 1e9 == pytest.approx(127.5, rel=0.01)
+    assert update.update_flops(fb.Config(), update.WALKER, 1024) / 1e9 == pytest.approx(85.4, rel=0.01)
+
+
+@pytest.mark.parametrize("preset", ["walker-td_jepa", "walker-fb", "walker-td_jepa-small", "walker-fb-small"])
+def test_counted_operations_are_those_of_the_traced_program(preset):
+    config, batch = PRESETS[preset].agent, PRESETS[preset].train.batch_size
+    agent = agents.module(preset.split("-")[1]).make(config, update.WALKER)
+    assert update.update_flops(config, update.WALKER, batch) == _traced_flops(agent, update.WALKER, batch)
+
+
+def test_counting_follows_depth_and_the_sizes_of_another_world():
+    spec = Spec(obs={"state": (7,)}, action=3)
+    for module, config in (
+        (td_jepa, td_jepa.Config(phi_layers=2, psi_layers=1, layers=2).tiny()),
+        (fb, fb.Config(encoder_layers=3, backward_layers=0, layers=3, inputs="standardized").tiny()),
+    ):
+        assert update.update_flops(config, spec, 12) == _traced_flops(module.make(config, spec), spec, 12)
+
+
+def test_xla_counts_at_least_the_matrix_products():
+    counted = update.update_flops(fb.Config(), update.WALKER, 1024)
+    assert 1.0 < update.xla_flops(fb.make(fb.Config(), update.WALKER), 1024) / counted < 1.05
+
+
+def test_rounds_take_turns_and_the_first_one_is_not_kept():
+    order, count = [], iter(range(100))
+
+    def call(name):
+        def run():
+            order.append(name)
+            return float(next(count))
+
+        return run
+
+    rounds = update.interleave({"a": call("a"), "b": call("b")}, seconds=0.0)
+    assert order == ["a", "b"] * (update.ROUNDS + 1)
+    assert rounds == {"a": [2.0, 4.0, 6.0], "b": [3.0, 5.0, 7.0]}
+
+
+def test_summary_takes_medians_and_the_best_size_of_matmul():
+    rounds = {
+        "matmul/float32/8x8x8": [1e9, 2e9, 90e9],
+        "matmul/float32/9x9x9": [4e9, 4e9, 4e9],
+        "matmul/bfloat16/8x8x8": [8e9, 8e9, 8e9],
+        "fb/float32": [2.0, 1.0, 3.0],
+        "fb/bfloat16": [4.0, 3.0, 3.0],
+    }
+    found = update.summarise(rounds, {"fb": 10**9})
+    assert found["matmul"]["float32"] == {"8x8x8": 2.0, "9x9x9": 4.0, "best": 4.0}
+    assert found["matmul"]["bfloat16_over_float32"] == 2.0
+    assert found["fb"]["gflop_per_update"] == 1.0
+    assert found["fb"]["float32"] == {
+        "updates_per_second": 2.0,
+        "gflop_per_second": 2.0,
+        "of_float32_matmul": 0.5,
+    }
+    assert found["fb"]["bfloat16_over_float32"] == 2.0  # the median of 2, 3 and 1
+    lines = update.table(found)
+    assert lines[3].split() == ["fb", "float32", "2.00", "2", "50%"]
+    assert lines[-1] == "bfloat16 / float32: matmul 2.00, fb 2.00"
+
+
+def test_update_rate_trains_through_the_real_chunk():
+    config = fb.Config(hidden=16, encoder_dim=12, backward_hidden=16, z_dim=8)
+    source = dataset.from_dataset(update.synthetic(episodes=2, decisions=5), 4)
+    call = update.update_rate(fb.make(config, update.WALKER), source, updates=2)
+    assert call() > 0
+    assert call() > 0  # the run that the first call donated is not used again
+
+
+def test_matmul_rate_is_positive_for_both_types():
+    assert all(update.matmul_rate((512, 512, 512), dtype)() > 1e6 for dtype in update.TYPES)
+
+
+def test_result_file_names_command_processor_flags_and_rounds(tmp_path, monkeypatch, capsys):
+    rounds = {f"{kind}/{dtype}": [1.0] for kind in ("matmul", "td_jepa", "fb") for dtype in update.TYPES}
+    seen = {}
+
+    def measure(configs, batch, seconds):
+        seen.update(configs=configs, batch=batch, seconds=seconds)
+        named = {f"{k}/8x8x8" if k.startswith("matmul") else k: v for k, v in rounds.items()}
+        return update.summarise(named, {"td_jepa": 10, "fb": 10}), {"rounds": named}
+
+    monkeypatch.setattr(update, "measure", measure)
+    update.main(["--small", "--seconds", "3", "--out", f"{tmp_path}/bench.json"])
+    assert seen["batch"] == 256
+    assert seen["seconds"] == 3.0
+    assert seen["configs"]["fb"].hidden == 256
+    record = json.loads((tmp_path / "bench.json").read_text())
+    assert record["command"].startswith("python -m experiments.bench.update --small --seconds 3")
+    assert record["metrics"]["fb"]["float32"]["updates_per_second"] == 1.0
+    assert set(record["cpu_flags"]) == {"avx512f", "avx512_bf16", "amx_bf16"}
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_published_presets_are_what_is_measured():
+    for name, config in (("td_jepa", td_jepa.Config()), ("fb", fb.Config())):
+        preset = PRESETS[f"walker-{name}"]
+        assert isinstance(preset, Experiment)
+        assert isinstance(preset.train, TrainConfig)
+        assert preset.agent == config
+        assert preset.train.batch_size == 1024
