@@ -214,7 +214,7 @@ def check_checkpoints(need: Estimate, keep: int, free: int) -> Check:
     return Check("ok", "checkpoint", value)
 
 
-def size(count: float) -> str:
+def size(count: int) -> str:
     """Bytes for people: three digits and a unit."""
     unit = min(int(math.log(max(count, 1), 1024)), 3)
     return f"{count / 1024**unit:.{3 if count < 1000 * 1024**unit else 4}g} {('B', 'KiB', 'MiB', 'GiB')[unit]}"

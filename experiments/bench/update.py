@@ -70,8 +70,9 @@ def measure(configs: Mapping[str, Any], batch: int, seconds: float) -> tuple[dic
     """(metrics, settings and all rounds): medians over interleaved rounds of matmul and update rates."""
     hidden = configs["td_jepa"].hidden
     shapes = [(batch, hidden, hidden), (batch, hidden, hidden // 2), (1024, 1024, 1024), (2048, 2048, 2048)]
+    work = 1e10 if jax.default_backend() == "cpu" else 1e12  # long against the start of a call
     calls = {
-        f"matmul/{dtype}/{'x'.join(map(str, shape))}": matmul_rate(shape, dtype)
+        f"matmul/{dtype}/{'x'.join(map(str, shape))}": matmul_rate(shape, dtype, work)
         for shape in dict.fromkeys(shapes)
         for dtype in TYPES
     }
@@ -104,11 +105,10 @@ def interleave(calls: Mapping[str, Callable[[], float]], seconds: float) -> dict
     return rounds
 
 
-def matmul_rate(shape: tuple[int, int, int], dtype: MatmulType) -> Callable[[], float]:
-    """A call that gives FLOP/s of [M, K] x [K, N] products of `dtype` with float32 results."""
+def matmul_rate(shape: tuple[int, int, int], dtype: MatmulType, work: float) -> Callable[[], float]:
+    """A call that gives FLOP/s of [M, K] x [K, N] products of `dtype` with float32 results, over `work` FLOP."""
     rows, inner, columns = shape
     flop = 2 * rows * inner * columns
-    work = 1e10 if jax.default_backend() == "cpu" else 1e12
     repeats = max(4, round(work / flop))
     key_left, key_right = jax.random.split(jax.random.key(0))
     left = jax.random.normal(key_left, (rows, inner)).astype(dtype)

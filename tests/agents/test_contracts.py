@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 from typing import Any, NamedTuple
@@ -20,6 +21,31 @@ SPECS = {
     "maze": Spec(obs={"state": (4,)}, action=2),
 }
 ROWS, WORLDS, STEPS = 16, 3, 5
+# Each function runs a few times on tiny shapes: optimising it takes longer than all of its calls.
+quick_jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+    },
+)
+
+
+class Counted:
+    """A compiled function that knows how often it was traced."""
+
+    def __init__(self, function: Any) -> None:
+        self.traces = 0
+        self.function = function
+        self.compiled = quick_jit(self._trace)
+
+    def _trace(self, *arguments: Any) -> Any:
+        self.traces += 1
+        return self.function(*arguments)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.compiled(*arguments)
 
 
 class Case(NamedTuple):
@@ -27,6 +53,9 @@ class Case(NamedTuple):
 
     agent: Agent
     spec: Spec
+    init: Counted
+    update: Counted
+    act: Counted
     state: Any
     batch: Batch
     metrics: Any
@@ -36,10 +65,10 @@ class Case(NamedTuple):
 def random_batch(spec: Spec, seed: int) -> Batch:
     """Transitions that terminate now and then."""
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     obs, next_obs = ({"state": draw(ROWS, *spec.obs["state"])} for _ in range(2))
-    action = rng.uniform(-1, 1, (ROWS, spec.action)).astype(np.float32)
-    return Batch(obs, action, next_obs, draw(ROWS), (rng.uniform(size=ROWS) < 0.9).astype(np.float32))
+    discount = jnp.asarray(rng.uniform(size=ROWS) < 0.9, jnp.float32)
+    return Batch(obs, jnp.clip(draw(ROWS, spec.action), -1, 1), next_obs, draw(ROWS), discount)
 
 
 def tiny(name: str, spec: Spec) -> Agent:
@@ -47,63 +76,65 @@ def tiny(name: str, spec: Spec) -> Agent:
     return module.make(module.Config().tiny(), spec)
 
 
-@pytest.fixture(scope="module", params=[(name, spec) for name in agents.AGENTS for spec in SPECS], ids="-".join)
+@pytest.fixture(scope="module", params=agents.AGENTS)
 def case(request):
-    name, spec = request.param[0], SPECS[request.param[1]]
-    agent, batch = tiny(name, spec), random_batch(spec, 0)
-    state = jax.jit(agent.init)(jax.random.key(0), spec.example())
-    state, metrics = jax.jit(agent.update)(state, batch, jax.random.key(1))
-    z = jax.jit(lambda params: agent.prompt(params, Prior(), jax.random.key(2)))(state.params)
-    return Case(agent, spec, state, batch, metrics, z)
+    spec = SPECS["maze"]
+    agent, batch = tiny(request.param, spec), random_batch(spec, 0)
+    init, update, act = Counted(agent.init), Counted(agent.update), Counted(agent.act)
+    state, metrics = update(init(jax.random.key(0), spec.example()), batch, jax.random.key(1))
+    z = agent.prompt(state.params, Prior(), jax.random.key(2))
+    return Case(agent, spec, init, update, act, state, batch, metrics, z)
 
 
-def observations(case: Case, *leading: int) -> dict:
-    shape = (*leading, *case.spec.obs["state"])
+def observations(spec: Spec, *leading: int) -> dict:
+    shape = (*leading, *spec.obs["state"])
     return {"state": jnp.asarray(np.random.default_rng(5).normal(size=shape), jnp.float32)}
 
 
-def reward_prompt(case: Case, inference: str = "plain") -> Reward:
+def reward_prompt(spec: Spec, inference: str = "plain") -> Reward:
     reward = np.random.default_rng(6).uniform(size=40).astype(np.float32)
-    return Reward(observations(case, 40), jnp.asarray(reward), inference)
+    return Reward(observations(spec, 40), jnp.asarray(reward), inference)
+
+
+def prompts_of(spec: Spec) -> list:
+    tokens = jnp.zeros(4, jnp.int32)
+    return [
+        *(reward_prompt(spec, inference) for inference in VARIANTS),
+        Goal(observations(spec)),
+        Motion(observations(spec, STEPS)),
+        Language(tokens, tokens),
+        Demos(observations(spec, 4), jnp.zeros((4, spec.action))),
+        Prior(),
+    ]
 
 
 def shapes(tree: Any) -> list:
     return [(str(path), leaf.shape, leaf.dtype) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def counted(function):
-    """The function and the list of its calls; under jit, a call is a trace."""
-    calls = []
-
-    def wrapper(*arguments):
-        calls.append(None)
-        return function(*arguments)
-
-    return wrapper, calls
-
-
-def test_update_and_act_promise_the_shapes_they_were_given(case):
-    key = jax.random.key(0)
-    state = jax.eval_shape(case.agent.init, key, case.spec.example())
-    after, metrics = jax.eval_shape(case.agent.update, state, case.batch, key)
+@pytest.mark.parametrize("world", SPECS)
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_every_function_keeps_to_the_shapes_of_the_spec(name, world):
+    spec, key = SPECS[world], jax.random.key(0)
+    agent = tiny(name, spec)
+    state = jax.eval_shape(agent.init, key, spec.example())
+    after, metrics = jax.eval_shape(agent.update, state, random_batch(spec, 0), key)
     assert shapes(after) == shapes(state)
-    assert all(leaf.shape == () and leaf.dtype == jnp.float32 for leaf in metrics.values())
-    carry = case.agent.carry(WORLDS)
+    assert all((leaf.shape, leaf.dtype) == ((), jnp.float32) for leaf in metrics.values())
+    carry, z = agent.carry(WORLDS), jax.eval_shape(agent.prompt, state.params, Prior(), key)
     for act_key in (None, key):
-        action, after = jax.eval_shape(case.agent.act, state.params, observations(case, WORLDS), case.z, carry, act_key)
-        assert (action.shape, action.dtype) == ((WORLDS, case.spec.action), jnp.float32)
+        action, after = jax.eval_shape(agent.act, state.params, observations(spec, WORLDS), z, carry, act_key)
+        assert (action.shape, action.dtype) == ((WORLDS, spec.action), jnp.float32)
         assert shapes(after) == shapes(carry)
 
 
 def test_update_and_act_are_traced_once_over_several_calls(case):
-    update, updates = counted(case.agent.update)
-    act, acts = counted(case.agent.act)
-    update, act = jax.jit(update), jax.jit(act)
+    update, act = Counted(case.agent.update), Counted(case.agent.act)
     state, carry = case.state, case.agent.carry(WORLDS)
     for i in range(3):
         state, _ = update(state, random_batch(case.spec, i), jax.random.key(i))
-        _, carry = act(state.params, observations(case, WORLDS), case.z, carry, jax.random.key(i))
-    assert (len(updates), len(acts)) == (1, 1)
+        _, carry = act(state.params, observations(case.spec, WORLDS), case.z, carry, jax.random.key(i))
+    assert (update.traces, act.traces) == (1, 1)
 
 
 def test_metrics_are_finite_and_named_part_slash_name(case):
@@ -113,44 +144,31 @@ def test_metrics_are_finite_and_named_part_slash_name(case):
 
 
 def test_seeds_side_by_side_learn_what_each_learns_alone(case):
+    key_update, example = jax.random.key(1), case.spec.example()
+
     def learn(key):
-        state = case.agent.init(key, case.spec.example())
-        return case.agent.update(state, case.batch, key)
+        return case.agent.update(case.agent.init(key, example), case.batch, key_update)
 
     keys = jax.random.split(jax.random.key(3), 3)
-    together = jax.jit(jax.vmap(learn))(keys)
-    learn = jax.jit(learn)
+    together = quick_jit(jax.vmap(learn))(keys)
     for i, key in enumerate(keys):
+        alone = case.update(case.init(key, example), case.batch, key_update)
         same = lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)  # noqa: E731
-        jax.tree.map(same, together, learn(key))
+        jax.tree.map(same, together, alone)
 
 
 def test_every_declared_prompt_gives_latents_on_the_sphere(case):
-    prompts = {
-        Reward: [reward_prompt(case, inference) for inference in VARIANTS],
-        Goal: [Goal(observations(case))],
-        Motion: [Motion(observations(case, STEPS))],
-        Prior: [Prior()],
-    }
-    assert Prior in case.agent.prompts
+    prompts = [prompt for prompt in prompts_of(case.spec) if isinstance(prompt, case.agent.prompts)]
+    assert {type(prompt) for prompt in prompts} == set(case.agent.prompts) >= {Prior}
+    latents = quick_jit(lambda params, key: [case.agent.prompt(params, prompt, key) for prompt in prompts])
     (width,) = case.z.shape
-    for kind in case.agent.prompts:
-        for prompt in prompts[kind]:
-            z = np.asarray(jax.jit(case.agent.prompt)(case.state.params, prompt, jax.random.key(4)))
-            assert z.shape == ((STEPS, width) if kind is Motion else (width,))
-            np.testing.assert_allclose(np.linalg.norm(z, axis=-1), width**0.5, rtol=1e-4)
+    for prompt, z in zip(prompts, latents(case.state.params, jax.random.key(4)), strict=True):
+        assert z.shape == ((STEPS, width) if isinstance(prompt, Motion) else (width,))
+        np.testing.assert_allclose(np.linalg.norm(z, axis=-1), width**0.5, rtol=1e-4)
 
 
 def test_prompts_that_are_not_declared_are_refused_by_naming_those_that_are(case):
-    tokens = jnp.zeros(4, jnp.int32)
-    prompts = [
-        reward_prompt(case),
-        Goal(observations(case)),
-        Motion(observations(case, STEPS)),
-        Language(tokens, tokens),
-        Demos(observations(case, 4), jnp.zeros((4, case.spec.action))),
-    ]
-    refused = [prompt for prompt in prompts if type(prompt) not in case.agent.prompts]
+    refused = [prompt for prompt in prompts_of(case.spec) if not isinstance(prompt, case.agent.prompts)]
     assert refused
     for prompt in refused:
         with pytest.raises(TypeError, match=type(prompt).__name__) as caught:
@@ -160,10 +178,9 @@ def test_prompts_that_are_not_declared_are_refused_by_naming_those_that_are(case
 
 
 def test_act_is_deterministic_without_a_key_explores_with_one_and_stays_in_range(case):
-    act = jax.jit(case.agent.act)
-    inputs = case.state.params, observations(case, WORLDS), case.z, case.agent.carry(WORLDS)
+    inputs = case.state.params, observations(case.spec, WORLDS), case.z, case.agent.carry(WORLDS)
     plain, again, one, same, other = (
-        np.asarray(act(*inputs, key)[0]) for key in (None, None, *map(jax.random.key, (7, 7, 8)))
+        np.asarray(case.act(*inputs, key)[0]) for key in (None, None, *map(jax.random.key, (7, 7, 8)))
     )
     np.testing.assert_array_equal(plain, again)
     np.testing.assert_array_equal(one, same)
@@ -173,10 +190,9 @@ def test_act_is_deterministic_without_a_key_explores_with_one_and_stays_in_range
 
 
 def test_one_latent_acts_as_the_same_latent_repeated_for_each_world(case):
-    act = jax.jit(case.agent.act)
     rest = case.agent.carry(WORLDS), None
-    one, _ = act(case.state.params, observations(case, WORLDS), case.z, *rest)
-    each, _ = act(case.state.params, observations(case, WORLDS), jnp.tile(case.z, (WORLDS, 1)), *rest)
+    one, _ = case.act(case.state.params, observations(case.spec, WORLDS), case.z, *rest)
+    each, _ = case.act(case.state.params, observations(case.spec, WORLDS), jnp.tile(case.z, (WORLDS, 1)), *rest)
     np.testing.assert_allclose(one, each, rtol=1e-6, atol=1e-6)
 
 
@@ -192,9 +208,8 @@ def test_update_changes_none_of_its_arguments(case):
 
 
 def test_update_learns_from_the_batch_and_the_key(case):
-    update = jax.jit(case.agent.update)
     leaves = lambda batch, key: np.concatenate(  # noqa: E731
-        [np.ravel(leaf) for leaf in jax.tree.leaves(update(case.state, batch, jax.random.key(key))[0].params)]
+        [np.ravel(leaf) for leaf in jax.tree.leaves(case.update(case.state, batch, jax.random.key(key))[0].params)]
     )
     reference = leaves(case.batch, 1)
     assert (reference != leaves(random_batch(case.spec, 9), 1)).any()
@@ -204,8 +219,8 @@ def test_update_learns_from_the_batch_and_the_key(case):
 def test_value_is_one_finite_number_for_each_observation(case):
     assert (case.agent.value is not None) == (Reward in case.agent.prompts)
     if case.agent.value:
-        arguments = case.state.params, reward_prompt(case), case.z, observations(case, WORLDS)
-        value = np.asarray(jax.jit(case.agent.value)(*arguments))
+        arguments = case.state.params, reward_prompt(case.spec), case.z, observations(case.spec, WORLDS)
+        value = np.asarray(quick_jit(case.agent.value)(*arguments))
         assert value.shape == (WORLDS,)
         assert np.isfinite(value).all()
 

@@ -1,0 +1,82 @@
+"""Stored transitions: what lies where, and what a draw may return."""
+
+import jax
+import numpy as np
+import pytest
+
+from embodied.data import normalize
+from embodied.data.dataset import from_dataset, from_episodes, gather
+from embodied.types import InputError, Spec
+from tests.embodied.toys import episodes
+
+LENGTHS = (5, 1, 3, 7)
+
+
+def test_rows_lie_episode_behind_episode_with_one_more_state_than_actions():
+    stored = from_episodes(episodes((2, 1)))
+    np.testing.assert_array_equal(stored.steps.obs["state"], [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1]])
+    np.testing.assert_array_equal(stored.steps.physics, [[0], [1], [2], [1000], [1001]])
+    np.testing.assert_array_equal(stored.starts, [0, 1, 3])
+    assert stored.steps.action.shape == (5, 1)
+
+
+def test_gather_returns_the_transition_that_begins_in_a_row():
+    episode = episodes((3,))[0]
+    batch = gather(from_episodes([episode]).steps, np.array([2, 0]))
+    np.testing.assert_array_equal(batch.obs["state"], [[0, 2], [0, 0]])
+    np.testing.assert_array_equal(batch.next_obs["state"], [[0, 3], [0, 1]])
+    np.testing.assert_array_equal(batch.action, episode["action"][[2, 0]])
+    np.testing.assert_array_equal(batch.reward, [2.0, 0.0])
+    np.testing.assert_array_equal(batch.discount, [0.0, 1.0])
+
+
+def test_reward_is_zero_and_discount_one_where_episodes_do_not_say():
+    bare = [{name: e[name] for name in ("state", "action", "physics")} for e in episodes((2, 2))]
+    steps = from_episodes(bare).steps
+    np.testing.assert_array_equal(steps.reward, np.zeros(6))
+    np.testing.assert_array_equal(steps.discount, np.ones(6))
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """8000 drawn transitions of unequal episodes."""
+    source = from_dataset(from_episodes(episodes(LENGTHS)), 8000)
+    return source.next(source.data, source.init(jax.random.key(0)), jax.random.key(1))[1]
+
+
+def test_no_draw_crosses_the_end_of_an_episode(drawn):
+    (episode, time), (next_episode, next_time) = drawn.obs["state"].T, drawn.next_obs["state"].T
+    np.testing.assert_array_equal(episode, next_episode)
+    np.testing.assert_array_equal(time + 1, next_time)
+    assert (np.asarray(next_time) <= np.asarray(LENGTHS)[np.asarray(episode, int)]).all()
+    np.testing.assert_array_equal(drawn.reward, 100 * episode + time)
+
+
+def test_every_transition_is_drawn_about_equally_often(drawn):
+    _, counts = np.unique(np.asarray(drawn.reward), return_counts=True)
+    assert len(counts) == sum(LENGTHS)
+    # 500 each; the standard deviation of a count is below 22.
+    assert np.abs(counts - 500).max() < 5 * 22
+
+
+def test_draws_differ_with_the_key_and_repeat_with_it():
+    source = from_dataset(from_episodes(episodes(LENGTHS)), 16)
+    draw = lambda seed: np.asarray(source.next(source.data, (), jax.random.key(seed))[1].reward)  # noqa: E731
+    np.testing.assert_array_equal(draw(3), draw(3))
+    assert (draw(3) != draw(4)).any()
+
+
+def test_dataset_without_episodes_is_refused():
+    with pytest.raises(InputError, match="needs at least one episode"):
+        from_episodes([])
+
+
+def test_statistics_standardise_each_component_and_leave_constant_ones():
+    state = np.array([[1.0, 5.0], [3.0, 5.0]], np.float32)
+    mean, std = normalize.statistics({"state": state})
+    assert mean == {"state": (2.0, 5.0)}
+    assert std == {"state": (1.0, 1.0)}
+    spec = Spec(obs={"state": (2,)}, action=1, mean=mean, std=std)
+    np.testing.assert_array_equal(normalize.observation_inputs("raw", spec)({"state": state}), state)
+    standard = normalize.observation_inputs("standardized", spec)({"state": state})
+    np.testing.assert_allclose(standard, [[-1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])

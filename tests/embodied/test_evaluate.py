@@ -1,0 +1,85 @@
+"""Scores of prompted policies against returns worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
+from embodied.rewards import Task
+from tests.embodied.toys import Adder
+
+CONFIG = EvaluateConfig(episodes=2, seed=3)
+
+
+def constant(obs, carry, key):
+    """The latent as the action."""
+    return carry[1], carry
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["host", "jittable"])
+def result(request):
+    env = Adder(request.param)
+    tasks = {
+        "far": Task.of("far", "x", env.spec.quantities),
+        "gain": Task.of("gain", "x - previous_x", env.spec.quantities),
+        "effort": Task.of("effort", "x * 0 + action[0]", env.spec.quantities, action=1),
+    }
+    latents = {"far": np.float32([1.0]), "gain": np.float32([0.5]), "effort": np.float32([-0.25])}
+    criteria = {"gain": lambda path: path["x"][:, -1] > 4.5}
+    return evaluate(env, constant, (), latents, tasks, CONFIG, criteria)
+
+
+def test_return_sums_the_reward_behind_every_control_step(result):
+    scores, _ = result
+    # Four decisions of two control steps: x is 1, 2, ... 8 from 0, and one more in the second world.
+    np.testing.assert_allclose(scores["far"].returns, [36.0, 44.0])
+
+
+def test_previous_quantities_are_those_before_each_control_step(result):
+    scores, _ = result
+    np.testing.assert_allclose(scores["gain"].returns, [4.0, 4.0], rtol=1e-6)
+
+
+def test_held_action_is_paid_at_every_control_step(result):
+    scores, _ = result
+    np.testing.assert_allclose(scores["effort"].returns, [-2.0, -2.0], rtol=1e-6)
+
+
+def test_success_is_judged_on_the_paths_of_the_prompt_it_belongs_to(result):
+    scores, trajectories = result
+    np.testing.assert_array_equal(scores["gain"].success, [False, True])
+    assert scores["far"].success is None
+    np.testing.assert_allclose(trajectories["gain"].path["x"][:, -1], [4.0, 5.0])
+
+
+def test_all_prompts_start_from_the_same_states(result):
+    _, trajectories = result
+    starts = [trajectory.physics[:, 0, 0] for trajectory in trajectories.values()]
+    for start in starts:
+        np.testing.assert_allclose(start, [0.0, 1.0])
+
+
+def test_summary_gives_mean_error_and_intervals():
+    row = Scores(np.array([1.0, 2.0, 3.0, 6.0]), np.array([True, True, False, True])).summary()
+    assert row["mean"] == pytest.approx(3.0)
+    assert row["iqm"] == pytest.approx(2.5)
+    assert row["standard_error"] == pytest.approx(np.sqrt(14 / 3) / 2)
+    assert row["low"] <= row["iqm"] <= row["high"]
+    assert row["success"] == pytest.approx(0.75)
+    assert row["success_low"] < 0.75 < row["success_high"]
+    assert row["episodes"] == 4
+
+
+def test_single_episode_has_no_standard_error_and_a_point_as_interval():
+    row = Scores(np.array([5.0])).summary()
+    assert (row["standard_error"], row["low"], row["iqm"], row["high"]) == (0.0, 5.0, 5.0, 5.0)
+
+
+def test_random_behaviour_is_uniform_between_minus_one_and_one():
+    carry = ("params", "z", ())
+    action, after = random_behaviour(3)({"state": jnp.zeros((2000, 2))}, carry, jax.random.key(0))
+    assert after == carry
+    assert action.shape == (2000, 3)
+    assert np.abs(action).max() <= 1.0
+    np.testing.assert_allclose(np.std(action, axis=0), 3**-0.5, rtol=0.05)

@@ -1,0 +1,74 @@
+"""The ring of recent episodes: what it holds, what it forgets, what a draw may return."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from embodied.data import replay
+from embodied.data.dataset import Steps
+from embodied.types import InputError
+
+LENGTH = 3  # transitions per episode
+ROWS = LENGTH + 1
+CAPACITY = 4  # episodes
+
+
+def numbered(*numbers: int) -> Steps:
+    """Episodes whose every value tells episode and time: 10 * number + time."""
+    value = (10.0 * np.array(numbers)[:, None] + np.arange(ROWS)).astype(np.float32).reshape(-1)
+    return Steps({"state": value[:, None]}, value[:, None], value, np.ones_like(value), value[:, None])
+
+
+def ring_of(*numbers: int) -> replay.Ring:
+    return replay.add(replay.empty(numbered(0), CAPACITY), numbered(*numbers), ROWS)
+
+
+def held(ring: replay.Ring) -> list[int]:
+    """The episode in each slot."""
+    values = np.asarray(ring.steps.physics).reshape(-1, ROWS)
+    np.testing.assert_array_equal(values % 10, np.tile(np.arange(ROWS), (len(values), 1)))
+    return (values[:, 0] // 10).astype(int).tolist()
+
+
+def test_ring_wraps_and_overwrites_its_oldest_episodes():
+    ring = ring_of(1, 2, 3)
+    assert int(ring.written) == 3
+    ring = replay.add(ring, numbered(4, 5), ROWS)
+    assert held(ring) == [5, 2, 3, 4]
+    ring = replay.add(ring, numbered(6, 7, 8), ROWS)
+    assert held(ring) == [5, 6, 7, 8]
+    assert int(ring.written) == 8
+
+
+@pytest.mark.parametrize(("numbers", "alive"), [((1, 2), {1, 2}), ((1, 2, 3, 4), {1, 2, 3, 4})])
+def test_draw_is_uniform_over_what_is_held_and_never_begins_in_a_last_row(numbers, alive):
+    ring = ring_of(*numbers)
+    index = np.asarray(replay.draw(ring, ROWS, 2000, jax.random.key(0)))
+    value = np.asarray(ring.steps.reward)[index]
+    assert set((value // 10).astype(int)) == alive
+    assert set(index % ROWS) == set(range(LENGTH))
+    _, counts = np.unique(index, return_counts=True)
+    expected = 2000 / (len(alive) * LENGTH)
+    assert np.abs(counts - expected).max() < 5 * expected**0.5
+
+
+def test_ring_source_yields_transitions_within_one_episode():
+    source = replay.from_ring(ring_of(1, 2, 3), ROWS, 64)
+    ring, batch = source.next(source.data, source.init(jax.random.key(0)), jax.random.key(1))
+    np.testing.assert_array_equal(batch.next_obs["state"], batch.obs["state"] + 1)
+    np.testing.assert_array_equal(batch.action, batch.obs["state"])
+    np.testing.assert_array_equal(batch.reward, batch.obs["state"][:, 0])
+    assert int(ring.written) == 3
+
+
+def test_source_starts_from_a_copy_so_that_a_donated_run_leaves_the_ring_alone():
+    initial = ring_of(1, 2)
+    source = replay.from_ring(initial, ROWS, 4)
+    jax.jit(lambda ring: jax.tree.map(jnp.zeros_like, ring), donate_argnums=0)(source.init(jax.random.key(0)))
+    assert held(initial) == [1, 2, 0, 0]
+
+
+def test_empty_ring_that_nothing_refills_is_refused():
+    with pytest.raises(InputError, match="ring is empty and nothing refills it"):
+        replay.from_ring(replay.empty(numbered(0), CAPACITY), ROWS, 4)
