@@ -85,12 +85,15 @@ class HostEnv(Env):
         return self.world.read(physics, self._roll(physics, 1)[1][:, 0], np)
 
     def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
-        """A `size` x `size` image of one physics state. Raises RuntimeError where no OpenGL is installed."""
+        """A `size` x `size` image of one physics state; camera "" is the model's first.
+
+        Raises RuntimeError where no OpenGL is installed.
+        """
         model, data = self.world.model, self._data[0]
         renderer = self._renderer_of(size)
         mujoco.mj_setState(model, data, physics[: self.world.ctrl.start], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         mujoco.mj_forward(model, data)
-        renderer.update_scene(data, camera)
+        renderer.update_scene(data, camera or 0)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         return renderer.render().copy()

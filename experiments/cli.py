@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from embodied.types import nearest
 
             raise InputError(f"command: unknown command '{command}'; {nearest(command, COMMANDS)}")
-        os.environ.setdefault("MUJOCO_GL", "egl")
+        if sys.platform == "linux":
+            os.environ.setdefault("MUJOCO_GL", "egl")  # needs no display
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "embodied-stack" / "jax"
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
         handler: Callable[[list[str]], Any] = importlib.import_module(f"experiments.commands.{command}").main
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _usage() -> str:
-    lines = ["embodied: train a behaviour model once, prompt it with a reward or a goal, put it on a robot.", ""]
+    lines = ["embodied: train a behaviour model once, prompt it with a reward or a goal.", ""]
     lines += [f"  embodied {name:<9} {about}" for name, about in COMMANDS.items()]
     return "\n".join([*lines, "", "`embodied COMMAND --help` tells more."])
 

@@ -116,7 +116,7 @@ for _world in ("walker", "cheetah", "quadruped"):
         f"{_world}-td_jepa": Experiment(_world, td_jepa.Config(), _PUBLISHED_TRAIN),
         f"{_world}-fb": Experiment(_world, fb.Config(), _PUBLISHED_TRAIN),
         f"{_world}-td3-small": Experiment(
-            _world, td3.Config(hidden=256, lr=3e-4, inputs="standardized"), _SMALL_TRAIN, task="walk"
+            _world, td3.Config(hidden=256, lr=3e-4, inputs="standardized"), _SMALL_TRAIN, online=_ONLINE, task="walk"
         ),
         f"{_world}-td3": Experiment(_world, td3.Config(), _PUBLISHED_TRAIN, task="walk"),
     }

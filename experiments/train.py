@@ -14,15 +14,15 @@ import agents
 from embodied.data import collect, dataset, normalize, replay
 from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
-from embodied.rollout import rollout
-from embodied.train import Hook, TrainConfig, train
+from embodied.rollout import Trajectory, rollout
+from embodied.train import Hook, train
 from embodied.types import Agent, Env, Goal, InputError, Params, Prior, Run, Source, Spec, nearest
 from experiments import results
 from experiments.collect import load_data, make_env
 from experiments.evaluate import evaluate_tasks
 from experiments.presets import Experiment
 
-__all__ = ["TrainConfig", "run"]
+_NEIGHBOURS = (slice(None, -1), slice(1, None))  # decisions before and after each action
 
 
 def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> Path:
@@ -108,11 +108,12 @@ def make_source(
         total = online.worlds * count
         key_rows, key_prior, key_mask = jax.random.split(key, 3)
         index = replay.draw(ring, rows, total, key_rows) + 1
-        goals = {name: leaf[index] for name, leaf in ring.steps.obs.items()}
-        of_goal = jax.vmap(lambda obs: agent.prompt(params, Goal(obs), key_rows))(goals)
-        prior = jax.vmap(lambda key: agent.prompt(params, Prior(), key))(jax.random.split(key_prior, total))
-        z = jnp.where(jax.random.bernoulli(key_mask, 0.5, (total, 1)), of_goal, prior)
-        return z.reshape(online.worlds, count, -1)
+        z = jax.vmap(lambda key: agent.prompt(params, Prior(), key))(jax.random.split(key_prior, total))
+        if Goal in agent.prompts:
+            goals = {name: leaf[index] for name, leaf in ring.steps.obs.items()}
+            of_goal = jax.vmap(lambda obs: agent.prompt(params, Goal(obs), key_rows))(goals)
+            z = jnp.where(jax.random.bernoulli(key_mask, 0.5, (total, 1)), of_goal, z)
+        return z.reshape(online.worlds, count, z.shape[-1])
 
     def refill(ring: replay.Ring, params: Params, done: int, key: jax.Array) -> replay.Ring:
         key_z, key_reset, key_roll = jax.random.split(key, 3)
@@ -120,7 +121,13 @@ def make_source(
         start = env.reset(key_reset, online.worlds)
         carry = (jax.tree.map(jnp.copy, params), z, jnp.int32(0))
         trajectory = rollout(env, behave, start, carry, online.decisions, key_roll)
-        return replay.add(ring, collect.as_steps(trajectory), rows)
+        return replay.add(ring, collect.as_steps(trajectory, reward_of(trajectory)), rows)
+
+    def reward_of(trajectory: Trajectory) -> np.ndarray | None:
+        if not experiment.task:
+            return None
+        before, after = ({q: leaf[:, rows] for q, leaf in trajectory.quantities.items()} for rows in _NEIGHBOURS)
+        return np.asarray(env.tasks[experiment.task](before, trajectory.action, after))
 
     return replay.from_ring(ring, rows, experiment.train.batch_size, refill)
 

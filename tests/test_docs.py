@@ -96,7 +96,8 @@ def stand_in(tmp_path_factory):
     env = envs.make("walker", threads=1)
     spec = Spec(obs=env.spec.obs, action=env.spec.action)
     config = td_jepa.Config().tiny()
-    params = jax.jit(td_jepa.make(config, spec).init)(jax.random.key(0), spec.example()).params
+    quick = {"xla_backend_optimization_level": 0}
+    params = jax.jit(td_jepa.make(config, spec).init, compiler_options=quick)(jax.random.key(0), spec.example()).params
     start = env.reset(jax.random.key(1), 500)
     rows = np.tile(np.arange(500), 20)
     buffer = Buffer({"state": start.obs["state"][rows]}, start.physics[rows].astype(np.float32))

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from embodied.data.dataset import Steps
 from embodied.rollout import Behaviour, Trajectory
@@ -47,15 +47,16 @@ def episodes(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def as_steps(trajectory: Trajectory) -> Steps:
-    """The trajectory as ring rows: leaves [E * (T + 1), ...], float32 physics, zero rewards."""
+def as_steps(trajectory: Trajectory, reward: Float[np.ndarray, "E T"] | None = None) -> Steps:
+    """The trajectory as ring rows: leaves [E * (T + 1), ...], float32 physics, zero rewards unless given."""
+    reward = np.zeros(trajectory.action.shape[:2]) if reward is None else reward
     host = jax.device_get(trajectory)
     pad = lambda x: np.concatenate([x, x[:, -1:]], 1)  # noqa: E731
     flat = lambda x: np.asarray(x, np.float32).reshape(-1, *x.shape[2:])  # noqa: E731
     return Steps(
         obs={name: flat(leaf) for name, leaf in host.obs.items()},
         action=flat(pad(host.action)),
-        reward=flat(np.zeros(host.physics.shape[:2])),
+        reward=flat(pad(reward)),
         discount=flat(pad(host.discount)),
         physics=flat(host.physics),
     )

@@ -24,8 +24,8 @@ class Net(NamedTuple):
 
 def _net(module: nn.Module) -> Net:
     return Net(
-        init=lambda key, *inputs: module.init(key, *inputs)["params"],
-        apply=lambda params, *inputs: module.apply({"params": params}, *inputs),
+        init=lambda key, *inputs: module.init(key, *map(jnp.asarray, inputs))["params"],
+        apply=lambda params, *inputs: module.apply({"params": params}, *map(jnp.asarray, inputs)),
     )
 
 

@@ -3,7 +3,7 @@
     python -m experiments.bench.zero_shot --world walker --data data/walker --runs runs/zero-shot
 
 Each cell (method, seed) is one `embodied train` run below `--runs`, resumed where it was interrupted. TD3 is trained
-once per task on the relabelled data of the first method's first seed: the same states, with the reward known.
+once per task, with the task's reward, on rollouts of its own that are added to the same stored data.
 """
 
 import dataclasses

@@ -1,6 +1,5 @@
 """`embodied collect PRESET --out DIR [--FIELD VALUE]`."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -11,17 +10,19 @@ from experiments.commands import choose_preset
 from experiments.presets import COLLECT, Collect
 
 
-@dataclasses.dataclass(frozen=True)
-class Arguments:
-    """Reward-free data into a new dataset directory."""
-
-    preset: Annotated[Collect, tyro.conf.arg(name="")]
-    out: Path  # new directory of the dataset
-
-
 def main(arguments: list[str]) -> None:
     """Collects and says where the data lies."""
-    name, preset, rest = choose_preset("collect", COLLECT, arguments)
-    chosen = tyro.cli(Arguments, default=Arguments(preset, tyro.MISSING), args=rest, prog=f"embodied collect {name}")
-    collect.run(chosen.preset, chosen.out)
-    print(f"wrote {chosen.out}\ncheck it:  embodied data check {chosen.out}")
+    name, default, rest = choose_preset("collect", COLLECT, arguments)
+
+    def command(preset: Annotated[Collect, tyro.conf.arg(name="")] = default, *, out: Path) -> tuple[Collect, Path]:
+        """Reward-free data into a new dataset directory.
+
+        Args:
+            preset: how the data is made
+            out: new directory of the dataset
+        """
+        return preset, out
+
+    preset, out = tyro.cli(command, args=rest, prog=f"embodied collect {name}")
+    collect.run(preset, out)
+    print(f"wrote {out}\ncheck it:  embodied data check {out}")

@@ -129,12 +129,12 @@ def test_every_function_keeps_to_the_shapes_of_the_spec(name, world):
 
 
 def test_update_and_act_are_traced_once_over_several_calls(case):
-    update, act = Counted(case.agent.update), Counted(case.agent.act)
+    act = Counted(case.agent.act)
     state, carry = case.state, case.agent.carry(WORLDS)
     for i in range(3):
-        state, _ = update(state, random_batch(case.spec, i), jax.random.key(i))
+        state, _ = case.update(state, random_batch(case.spec, i), jax.random.key(i))
         _, carry = act(state.params, observations(case.spec, WORLDS), case.z, carry, jax.random.key(i))
-    assert (update.traces, act.traces) == (1, 1)
+    assert (case.update.traces, act.traces) == (1, 1)
 
 
 def test_metrics_are_finite_and_named_part_slash_name(case):

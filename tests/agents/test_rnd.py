@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from agents import rnd
+from embodied.nets.encoders import encoder
 from embodied.types import Spec
-from tests.agents.chains import random_batch, random_state
+from tests.agents.chains import quick_jit, random_batch, random_state
 
 SPEC = Spec(obs={"state": (4,)}, action=2)
 CONFIG = dataclasses.replace(rnd.Config().tiny(), lr=3e-3, momentum=0.99)
@@ -26,13 +27,11 @@ def trained():
 
     start = random_state(agent, SPEC)
     keys = jax.random.split(jax.random.key(0), 200)
-    return start, *jax.jit(lambda state: jax.lax.scan(step, state, keys))(start)
+    return start, *quick_jit(lambda state: jax.lax.scan(step, state, keys))(start)
 
 
 def distillation_error(state, obs):
     """How badly the predictor matches the random network, per row, on normalised observations."""
-    from embodied.nets.encoders import encoder
-
     network = encoder(CONFIG.hidden, 2, CONFIG.features, on_sphere=False)
     x = (obs["state"] - state.moments["mean"][None]) / jnp.sqrt(state.moments["variance"] + 1e-6)[None]
     x = jnp.clip(x, -5, 5)

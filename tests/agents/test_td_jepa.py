@@ -69,7 +69,7 @@ def test_predictor_iteration_ends_at_the_fixed_point(full):
             return jax.grad(prediction)(predictor)
 
         assert np.abs(gradient(jnp.asarray(fixed))).max() < 1e-12
-        iterate = lambda t: jax.lax.fori_loop(0, 5000, lambda _, t: t - 0.1 * gradient(t), t)  # noqa: E731
+        iterate = lambda t: jax.lax.fori_loop(0, 20_000, lambda _, t: t - 0.1 * gradient(t), t)  # noqa: E731
         np.testing.assert_allclose(jax.jit(iterate)(jnp.zeros_like(fixed)), fixed, atol=1e-9)
     if full:
         np.testing.assert_allclose(fixed, successor_measure(transition, DISCOUNT) @ psi, rtol=1e-9)
@@ -103,7 +103,9 @@ def state(agent):
 
 @pytest.fixture(scope="module")
 def update(agent):
-    return quick_jit(agent.update)
+    """The compiled update, and the parameters that another actor loss would lead to."""
+    other = td_jepa.make(dataclasses.replace(CONFIG, actor_pessimism=3.0), SPEC)
+    return quick_jit(lambda *inputs: (*agent.update(*inputs), other.update(*inputs)[0].params))
 
 
 @pytest.fixture(scope="module")
@@ -135,16 +137,13 @@ def test_each_loss_reaches_its_own_encoder_and_predictor_and_nothing_else(agent,
     assert not any(nonzero(jacobian[name][1]) for name in names)
 
 
-def test_actor_loss_moves_no_representation(state, updated):
-    other = td_jepa.make(dataclasses.replace(CONFIG, actor_pessimism=3.0), SPEC)
-    after = quick_jit(lambda *x: other.update(*x)[0].params)(state, random_batch(SPEC, 6), jax.random.key(0))
-    for name in ENCODERS | PREDICTORS:
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after[name], updated[0].params[name])
-    assert "actor" in nonzero(difference(after, updated[0].params))
+def test_actor_loss_moves_no_representation(updated):
+    after, _, under_another_actor_loss = updated
+    assert nonzero(difference(after.params, under_another_actor_loss)) == {"actor"}
 
 
 def test_update_moves_all_groups_and_the_targets_by_tau(state, updated):
-    after, metrics = updated
+    after, metrics, _ = updated
     assert nonzero(difference(state.params, after.params)) == ENCODERS | PREDICTORS | {"actor", "covariance"}
     assert set(state.target) == ENCODERS | PREDICTORS  # no target actor
     jax.tree.map(

@@ -1,6 +1,7 @@
 """Stored transitions: what lies where, and what a draw may return."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ def test_rows_lie_episode_behind_episode_with_one_more_state_than_actions():
 
 def test_gather_returns_the_transition_that_begins_in_a_row():
     episode = episodes((3,))[0]
-    batch = gather(from_episodes([episode]).steps, np.array([2, 0]))
+    batch = gather(from_episodes([episode]).steps, jnp.array([2, 0]))
     np.testing.assert_array_equal(batch.obs["state"], [[0, 2], [0, 0]])
     np.testing.assert_array_equal(batch.next_obs["state"], [[0, 3], [0, 1]])
     np.testing.assert_array_equal(batch.action, episode["action"][[2, 0]])

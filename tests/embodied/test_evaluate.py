@@ -23,7 +23,7 @@ def result(request):
     tasks = {
         "far": Task.of("far", "x", env.spec.quantities),
         "gain": Task.of("gain", "x - previous_x", env.spec.quantities),
-        "effort": Task.of("effort", "x * 0 + action[0]", env.spec.quantities, action=1),
+        "effort": Task.of("effort", "x * 0 + component(action, 0)", env.spec.quantities, action=1),
     }
     latents = {"far": np.float32([1.0]), "gain": np.float32([0.5]), "effort": np.float32([-0.25])}
     criteria = {"gain": lambda path: path["x"][:, -1] > 4.5}

@@ -68,7 +68,8 @@ def test_progress_names_update_speed_loss_and_time_left(tmp_path, capsys):
     logger.write(1000, ROW | {"speed/transitions_per_second": 51200.0})
     logger.write(1100, ROW)
     logger.write(2000, ROW)
-    logger.close("done")
+    logger.note("done")
+    logger.close()
     lines = capsys.readouterr().err.splitlines()
     # At most one line in ten seconds, and always the last.
     assert len(lines) == 3

@@ -63,10 +63,10 @@ def test_ring_source_yields_transitions_within_one_episode():
 
 
 def test_source_starts_from_a_copy_so_that_a_donated_run_leaves_the_ring_alone():
-    initial = ring_of(1, 2)
+    initial = ring_of(1, 2, 3, 4)
     source = replay.from_ring(initial, ROWS, 4)
     jax.jit(lambda ring: jax.tree.map(jnp.zeros_like, ring), donate_argnums=0)(source.init(jax.random.key(0)))
-    assert held(initial) == [1, 2, 0, 0]
+    assert held(initial) == [1, 2, 3, 4]
 
 
 def test_empty_ring_that_nothing_refills_is_refused():

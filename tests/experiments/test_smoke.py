@@ -1,0 +1,165 @@
+"""The commands of the README, one after another on a small maze: each takes what the one before it wrote."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from embodied.policy import load
+from experiments import cli
+
+REWARD = "tolerance(x, 0.05, inf, 0.2) * tolerance(speed, 0, 0.05, 0.1)"
+SMALL = [
+    *("--agent.z-dim", "8", "--agent.encoder-dim", "12", "--agent.backward-hidden", "16", "--agent.hidden", "16"),
+    *("--train.batch-size", "16", "--train.chunk", "10", "--train.checkpoint-every", "10", "--buffer", "60"),
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("smoke")
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    """Runs a command line whose paths start with @, the test's folder."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield lambda *arguments: cli.main([argument.replace("@", f"{place}/") for argument in arguments])
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def data(run, place):
+    run("collect", "point_maze-noise", "--out", "@data", "--episodes", "8", "--worlds", "4", "--decisions", "12")
+    return place / "data"
+
+
+def train(run, out, updates, *more):
+    paths = ("--data", "@data", "--out", f"@{out}")
+    run("train", "point_maze-fb-small", *paths, *SMALL, "--train.updates", str(updates), *more)
+
+
+@pytest.fixture(scope="module")
+def trained(run, place, data):
+    """A run of two chunks, resumed to four."""
+    train(run, "run", 20)
+    early = load(place / "run").sha256
+    train(run, "run", 40)
+    return place / "run", early
+
+
+@pytest.fixture(scope="module")
+def prompted(run, place, trained):
+    run("prompt", "@run", "--reward", REWARD, "--out", "@prompt.json", "--episodes", "1")
+    return place / "prompt.json"
+
+
+def refused(capsys, run, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_collected_data_says_where_it_comes_from(data):
+    metadata = json.loads((data / "metadata.json").read_text())
+    assert (metadata["episodes"], metadata["transitions"], metadata["complete"]) == (8, 96, True)
+    assert (metadata["world"], metadata["options"], metadata["collector"]["decisions"]) == (
+        "point_maze",
+        {"hold": 10},
+        12,
+    )
+
+
+def test_training_resumes_where_it_stopped_and_leaves_a_policy(trained):
+    directory, early = trained
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert all(np.isfinite(value) for row in rows for value in row.values())
+    policy = load(directory)
+    assert policy.sha256 != early
+    assert (policy.world, policy.options, len(policy.buffer.physics)) == ("point_maze", {"hold": 10}, 60)
+
+
+def test_longer_run_of_another_experiment_is_refused_in_the_same_directory(run, trained, capsys):
+    with pytest.raises(SystemExit) as caught:
+        train(run, "run", 40, "--agent.discount", "0.5")
+    assert caught.value.code == 2
+    assert "holds another experiment (field 'agent' differs)" in capsys.readouterr().err
+
+
+def test_evaluation_prints_every_task_beside_random_policies(run, place, trained, capsys):
+    run("evaluate", "@run", "--episodes", "1", "--out", "@scores.json")
+    printed = capsys.readouterr().out
+    scores = json.loads((place / "scores.json").read_text())
+    assert set(scores) == {"fb", "random actions", "random latent"}
+    for task, row in scores["fb"].items():
+        assert task in printed
+        assert 0.0 <= row["low"] <= row["iqm"] <= row["high"] <= 1000.0 or task.endswith("_long")
+
+
+def test_fresh_reward_text_becomes_a_prompt_that_may_be_checked(run, prompted, capsys):
+    body = json.loads(prompted.read_text())
+    assert body["request"]["text"] == REWARD
+    assert np.linalg.norm(body["z"]) == pytest.approx(8**0.5, rel=1e-4)
+    assert 0.0 <= body["scores"]["evaluated_return"]["iqm"] <= 1000.0
+    assert np.isfinite(body["scores"]["predicted_return"])
+    run("prompt", "check", "@prompt.json", "@run")
+    assert "follows bit for bit" in capsys.readouterr().out
+
+
+def test_prompt_file_is_scored_on_its_own_reward(run, prompted, capsys):
+    run("evaluate", "@run", "--prompt", "@prompt.json", "--episodes", "1")
+    iqm = json.loads(prompted.read_text())["scores"]["evaluated_return"]["iqm"]
+    assert f"{iqm:8.1f}" in capsys.readouterr().out
+
+
+def test_goal_given_as_quantities_becomes_a_prompt(run, place, trained):
+    run("prompt", "@run", "--goal", "x=0.1, y=-0.1", "--out", "@goal.json", "--episodes", "0")
+    assert json.loads((place / "goal.json").read_text())["request"]["goal"] == {"x": 0.1, "y": -0.1}
+    run("prompt", "check", "@goal.json", "@run")
+
+
+def test_tampered_prompt_is_refused_in_one_line(run, place, prompted, capsys):
+    body = json.loads(prompted.read_text())
+    body["z"][0] += 1e-3
+    (place / "tampered.json").write_text(json.dumps(body))
+    line = refused(capsys, run, "prompt", "check", "@tampered.json", "@run")
+    assert "the latent does not follow from its request" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reward", "tolerance(spead, 0, 1)"], "did you mean 'speed'"),
+        (["--reward", "x * 0"], "is constant (0) over"),
+        (["--goal", "xx=0.1"], "goal: unknown quantity 'xx'; did you mean 'x'"),
+        (["--task", "lop"], "world 'point_maze' has no task 'lop'; did you mean 'loop'"),
+        (["--row", "60"], "row: must be in [0, 60)"),
+        (["--reward", "x", "--samples", "0"], "samples: must be in [1, 60]"),
+        (["--reward", "x", "--episodes", "-1"], "episodes"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_prompt_that_cannot_be_met_is_refused_in_one_line(arguments, message, run, trained, capsys):
+    capsys.readouterr()
+    line = refused(capsys, run, "prompt", "@run", *arguments, "--out", "@refused.json")
+    assert line.startswith("error: ")
+    assert message in line
+
+
+def test_state_that_is_not_finite_is_refused_in_one_line(run, place, trained, capsys, monkeypatch):
+    monkeypatch.chdir(place)  # MuJoCo writes its log of warnings where it runs
+    (place / "state.json").write_text(json.dumps([float("nan")] * 7))
+    capsys.readouterr()
+    line = refused(capsys, run, "prompt", "@run", "--state", "@state.json", "--out", "@refused.json")
+    assert "non-finite" in line
+
+
+def test_existing_dataset_is_not_overwritten(run, data, capsys):
+    capsys.readouterr()
+    small = ("--episodes", "4", "--worlds", "4", "--decisions", "3")
+    line = refused(capsys, run, "collect", "point_maze-noise", "--out", "@data", *small)
+    assert str(data) in line
