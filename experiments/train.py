@@ -126,7 +126,7 @@ def make_source(
     def reward_of(trajectory: Trajectory) -> np.ndarray | None:
         if not experiment.task:
             return None
-        before, after = ({q: leaf[:, rows] for q, leaf in trajectory.quantities.items()} for rows in _NEIGHBOURS)
+        before, after = ({q: leaf[:, part] for q, leaf in trajectory.quantities.items()} for part in _NEIGHBOURS)
         return np.asarray(env.tasks[experiment.task](before, trajectory.action, after))
 
     return replay.from_ring(ring, rows, experiment.train.batch_size, refill)
