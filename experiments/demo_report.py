@@ -78,7 +78,7 @@ def write(
         "A behaviour model was trained on random motion, without any reward. Rewards and goals it had never seen were "
         "then turned into a latent in closed form, and one policy acted on it without further training."
     )
-    made = report.provenance("embodied demo", [0], body["seconds_total"], seconds=body["seconds"], model=policy.sha256)
+    made = report.provenance("embodied demo", [0], body["seconds_total"], stages=body["seconds"], model=policy.sha256)
     return report.write(out / "report.html", "From random motion to a promptable policy", lead, sections, made)
 
 

@@ -14,9 +14,11 @@ class Online:
     """Data that the model makes itself while it learns: z-rollouts between training chunks."""
 
     worlds: int = 0  # simulated side by side per refill; 0 = learn from the stored data alone
-    decisions: int = 500  # length of a rollout; also the episode length of the ring
-    latent_hold: int = 250  # decisions until the next latent is drawn
-    capacity: int = 3000  # episodes that the ring holds, stored data included
+    # Length of a rollout, and of the ring's episodes. Short, because every start drops the robot in a random pose at
+    # standing height: long episodes of an unskilled policy show little but the floor.
+    decisions: int = 100
+    latent_hold: int = 100  # decisions until the next latent is drawn
+    capacity: int = 10_000  # episodes that the ring holds, stored data included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ _SMALL_FB = fb.Config(
 )
 _SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500, checkpoint_every=5_000)
 _PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000, checkpoint_every=50_000)
-_ONLINE = Online(worlds=10)
+_ONLINE = Online(worlds=50)
 
 PRESETS: dict[str, Any] = {
     "point_maze-td_jepa-small": Experiment(
@@ -127,8 +129,8 @@ PRESETS |= {
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
-    "walker-noise": Collect("walker", episodes=400),
-    "walker-rnd": Collect("walker", explorer="rnd", episodes=600, updates=150),
-    "cheetah-rnd": Collect("cheetah", explorer="rnd", episodes=600, updates=150),
-    "quadruped-rnd": Collect("quadruped", explorer="rnd", episodes=600, updates=150),
+    "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50),
+    "walker-rnd": Collect("walker", explorer="rnd", episodes=3000, decisions=100, worlds=50, updates=150),
+    "cheetah-rnd": Collect("cheetah", explorer="rnd", episodes=3000, decisions=100, worlds=50, updates=150),
+    "quadruped-rnd": Collect("quadruped", explorer="rnd", episodes=3000, decisions=100, worlds=50, updates=150),
 }

@@ -137,18 +137,28 @@ def everywhere(world: World, batch_size: int) -> Source:
     return Source(data=(), init=lambda key: (), next=sample)
 
 
-def learn(agent: Agent, world: World, batch_size: int, updates: int, seed: int = 0) -> Any:
-    """The agent's parameters after training on data from everywhere."""
+def learn(
+    agent: Agent, world: World, batch_size: int, updates: int, seed: int = 0, compile: Callable[..., Any] = jax.jit
+) -> Any:
+    """The agent's parameters after training on data from everywhere; `compile` is `jax.jit` or `quick_jit`."""
     source = everywhere(world, batch_size)
     state = random_state(agent, world.spec, seed)
     run = Run(agent=state, source=source.init(jax.random.key(seed)), step=jnp.int32(0))
-    return make_chunk(agent, source, updates)(source.data, run, jax.random.key(seed))[0].agent.params
+    chunk = compile(make_chunk(agent, source, updates))
+    return chunk(source.data, run, jax.random.key(seed))[0].agent.params
+
+
+def latent(agent: Agent, params: Any, prompt: Any) -> np.ndarray:
+    """The latent of a prompt."""
+    infer = quick_jit(lambda params, prompt: agent.prompt(params, prompt, jax.random.key(0)))
+    return np.asarray(infer(params, prompt))
 
 
 def greedy_actions(agent: Agent, world: World, params: Any, z: Any) -> np.ndarray:
     """The deterministic action [S, A] in each state."""
     eye = {"state": jnp.eye(world.states)}
-    return np.asarray(agent.act(params, eye, z, agent.carry(world.states), None)[0])
+    act = quick_jit(lambda params, z: agent.act(params, eye, z, agent.carry(world.states), None)[0])
+    return np.asarray(act(params, z))
 
 
 def returns(world: World, action: np.ndarray, reward: np.ndarray, discount: float) -> np.ndarray:

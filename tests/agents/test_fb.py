@@ -1,6 +1,7 @@
 """Forward-backward: exact representations of finite worlds, and who receives which gradient."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from embodied.nets.encoders import count
 from embodied.types import Goal, InputError, Motion, Prior, Reward, Spec
 from tests.agents.chains import (
     action_measure,
+    latent,
     mean_over_pairs,
     quick_jit,
     random_batch,
@@ -75,7 +77,7 @@ def test_exact_representation_has_zero_gradient_and_the_known_loss():
     value, gradient = loss(forward, backward)
     assert max(np.abs(leaf).max() for leaf in gradient) < 1e-12
     assert all(np.abs(leaf).max() > 1e-3 for leaf in loss(1.1 * forward, backward)[1])
-    # Two heads of: 1/2 E[sum P^2 / rho] - E[sum P M / rho], the bootstrapped diagonal, and the noise of sampled targets.
+    # Two heads of: 1/2 E[sum P^2 / rho] - E[sum P M / rho], the bootstrapped diagonal and the noise of targets.
     measure = action_measure(table, POLICY, DISCOUNT)
     policy_measure = measure[np.arange(4), POLICY]
     one_step, visits = ((table.transition * x / table.weight).sum(-1) for x in (table.transition, measure))
@@ -208,9 +210,9 @@ def test_targets_use_the_target_networks_and_end_where_the_world_does(update, st
 def test_prompts_read_the_backward_map(agent, state):
     backward = nets.encoders.encoder(CONFIG.backward_hidden, CONFIG.backward_layers, CONFIG.z_dim)
     obs = random_batch(SPEC, 12).obs
-    features = np.asarray(backward.apply(state.params["backward"], obs["state"]))
+    features = np.asarray(jax.jit(backward.apply)(state.params["backward"], obs["state"]))
     reward = np.random.default_rng(3).normal(size=12).astype(np.float32)
-    prompt = lambda kind: agent.prompt(state.params, kind, jax.random.key(0))  # noqa: E731
+    prompt = functools.partial(latent, agent, state.params)
     on_sphere = lambda z: z * 8**0.5 / np.linalg.norm(z, axis=-1, keepdims=True)  # noqa: E731
     np.testing.assert_allclose(
         prompt(Reward(obs, jnp.asarray(reward))), on_sphere((reward - reward.mean()) @ features), atol=1e-4

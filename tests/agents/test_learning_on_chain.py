@@ -9,11 +9,22 @@ import pytest
 
 from agents import fb, td_jepa
 from embodied.types import Goal, Reward
-from tests.agents.chains import everywhere, greedy_actions, grid, learn, line, optimal_returns, returns
+from tests.agents.chains import (
+    everywhere,
+    greedy_actions,
+    grid,
+    latent,
+    learn,
+    line,
+    optimal_returns,
+    quick_jit,
+    returns,
+)
 
 DISCOUNT = 0.9
 LINE = line(5)
-FAST = {"hidden": 32, "discount": DISCOUNT, "tau": 0.05, "lr_actor": 3e-3}
+# The latent has one dimension per state: a wider one leaves the covariance of features singular.
+FAST = {"z_dim": 5, "hidden": 32, "discount": DISCOUNT, "tau": 0.05, "lr_actor": 3e-3}
 CHAIN_AGENTS = {
     "fb": fb.make(dataclasses.replace(fb.Config().tiny(), lr_forward=3e-3, lr_backward=1e-3, **FAST), LINE.spec),
     "td_jepa": td_jepa.make(
@@ -26,12 +37,12 @@ CHAIN_AGENTS = {
 @pytest.fixture(scope="module", params=CHAIN_AGENTS)
 def trained(request):
     agent = CHAIN_AGENTS[request.param]
-    return agent, learn(agent, LINE, batch_size=64, updates=2000)
+    return agent, learn(agent, LINE, batch_size=64, updates=1000, compile=quick_jit)
 
 
 def test_source_walks_as_the_line_says():
-    batch = everywhere(LINE, 200).next((), (), jax.random.key(0))[1]
-    here, there = (np.argmax(obs["state"], -1) for obs in (batch.obs, batch.next_obs))
+    batch = jax.jit(lambda key: everywhere(LINE, 200).next((), (), key)[1])(jax.random.key(0))
+    here, there = (np.asarray(obs["state"]).argmax(-1) for obs in (batch.obs, batch.next_obs))
     np.testing.assert_array_equal(there, np.clip(here + np.sign(batch.action[:, 0]), 0, 4))
     assert set(here) == set(range(5))
 
@@ -46,13 +57,13 @@ def test_value_iteration_agrees_with_the_best_policy_written_down():
 def test_reward_on_the_right_makes_every_state_go_right(trained):
     agent, params = trained
     prompt = Reward({"state": jnp.eye(5)}, jnp.eye(5)[4])
-    z = agent.prompt(params, prompt, jax.random.key(0))
+    z = latent(agent, params, prompt)
     assert (greedy_actions(agent, LINE, params, z) > 0).all()
 
 
 def test_goal_on_the_left_makes_every_state_go_left(trained):
     agent, params = trained
-    z = agent.prompt(params, Goal({"state": jnp.eye(5)[0]}), jax.random.key(0))
+    z = latent(agent, params, Goal({"state": jnp.eye(5)[0]}))
     assert (greedy_actions(agent, LINE, params, z) < 0).all()
 
 
@@ -72,11 +83,11 @@ def grid_agent(name, width):
 def shares(name, width):
     """For every single-goal reward, the policy's return as a share of the optimal one, both averaged over starts."""
     agent = grid_agent(name, width)
-    params = learn(agent, GRID, batch_size=256, updates=8000)
+    params = learn(agent, GRID, batch_size=256, updates=5000)
     result = []
     for reward in np.eye(GRID.states):
         prompt = Reward({"state": jnp.eye(GRID.states)}, jnp.asarray(reward, jnp.float32))
-        action = greedy_actions(agent, GRID, params, agent.prompt(params, prompt, jax.random.key(0)))
+        action = greedy_actions(agent, GRID, params, latent(agent, params, prompt))
         best = optimal_returns(GRID, reward, DISCOUNT)
         result.append(returns(GRID, action, reward, DISCOUNT).mean() / best.mean())
     return np.array(result)

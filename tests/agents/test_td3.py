@@ -14,8 +14,8 @@ from tests.agents.chains import quick_jit, random_batch, random_state
 
 SPEC = Spec(obs={"state": (4,)}, action=2)
 CONFIG = dataclasses.replace(td3.Config().tiny(), noise=0.0)
-ACTOR = encoder(CONFIG.hidden, CONFIG.layers, 2, on_sphere=False)
-CRITIC = encoder(CONFIG.hidden, CONFIG.layers, 1, on_sphere=False, members=2)
+ACTOR = jax.jit(encoder(CONFIG.hidden, CONFIG.layers, 2, on_sphere=False).apply)
+CRITIC = jax.jit(encoder(CONFIG.hidden, CONFIG.layers, 1, on_sphere=False, members=2).apply)
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def update(agent):
 
 def values(params, obs, action):
     """Both critics' values [2, B]."""
-    return np.asarray(CRITIC.apply(params, jnp.concatenate([obs["state"], action], -1)))[..., 0]
+    return np.asarray(CRITIC(params, jnp.concatenate([obs["state"], action], -1)))[..., 0]
 
 
 def test_critic_target_bootstraps_the_smaller_target_value_unless_the_world_ended(state, update):
     batch = random_batch(SPEC, 8)
     batch = batch.replace(discount=jnp.array([1.0, 0.0] * 4))
-    next_action = jnp.tanh(ACTOR.apply(state.target["actor"], batch.next_obs["state"]))
+    next_action = jnp.tanh(ACTOR(state.target["actor"], batch.next_obs["state"]))
     bootstrap = values(state.target["critic"], batch.next_obs, next_action).min(0)
     target = np.asarray(batch.reward) + CONFIG.discount * np.array([1, 0] * 4) * bootstrap
     value = values(state.params["critic"], batch.obs, batch.action)
@@ -74,7 +74,7 @@ def test_first_actor_step_raises_the_value_of_its_actions(state, update):
     batch = random_batch(SPEC, 8)
     after, metrics = update(state, batch, jax.random.key(0))
     mean_value = lambda actor: values(  # noqa: E731
-        after.params["critic"], batch.obs, jnp.tanh(ACTOR.apply(actor, batch.obs["state"]))
+        after.params["critic"], batch.obs, jnp.tanh(ACTOR(actor, batch.obs["state"]))
     ).mean()
     np.testing.assert_allclose(metrics["actor/value"], mean_value(state.params["actor"]), rtol=1e-3)
     assert mean_value(after.params["actor"]) > mean_value(state.params["actor"])

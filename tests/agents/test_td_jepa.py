@@ -1,6 +1,7 @@
 """TD-JEPA: published sizes, its fixed point on finite worlds, and who receives which gradient."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from agents import td_jepa
 from embodied import losses, nets, prompts
 from embodied.nets.encoders import count
 from embodied.types import Goal, InputError, Motion, Prior, Reward, Spec
-from tests.agents.chains import quick_jit, random_batch, random_state, random_table, successor_measure
+from tests.agents.chains import latent, quick_jit, random_batch, random_state, random_table, successor_measure
 
 DISCOUNT = 0.9
 SPEC = Spec(obs={"state": (5,)}, action=2)
@@ -168,7 +169,7 @@ def test_each_group_has_its_own_learning_rate(state, updated):
 
 def test_covariance_is_a_moving_average_over_features_of_current_states(state, updated):
     psi = nets.encoders.encoder(CONFIG.psi_hidden, CONFIG.psi_layers, CONFIG.z_dim)
-    features = np.asarray(psi.apply(state.params["psi"], random_batch(SPEC, 6).obs["state"]))
+    features = np.asarray(jax.jit(psi.apply)(state.params["psi"], random_batch(SPEC, 6).obs["state"]))
     expected = 0.995 * np.eye(8) + 0.005 * features.T @ features / 6
     np.testing.assert_allclose(updated[0].params["covariance"], expected, atol=1e-6)
 
@@ -198,9 +199,9 @@ def test_prompts_read_the_task_encoder_and_its_covariance(agent, state):
     root = np.random.default_rng(4).normal(size=(8, 8))
     params = state.params | {"covariance": jnp.asarray(root @ root.T + np.eye(8), jnp.float32)}
     obs = random_batch(SPEC, 60).obs
-    features = np.asarray(psi.apply(params["psi"], obs["state"]))
+    features = np.asarray(jax.jit(psi.apply)(params["psi"], obs["state"]))
     on_sphere = lambda z: z * 8**0.5 / np.linalg.norm(z, axis=-1, keepdims=True)  # noqa: E731
-    prompt = lambda kind: agent.prompt(params, kind, jax.random.key(0))  # noqa: E731
+    prompt = functools.partial(latent, agent, params)
     wish = np.random.default_rng(5).normal(size=8).astype(np.float32)
     np.testing.assert_allclose(prompt(Reward(obs, jnp.asarray(features @ wish))), on_sphere(wish), atol=2e-2)
     solved = np.linalg.solve(np.asarray(params["covariance"]), features.T).T

@@ -45,6 +45,11 @@ def rows(directory) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
+def untimed(found: list[dict]) -> list[dict]:
+    """The rows without what depends on the clock."""
+    return [{k: v for k, v in row.items() if not k.startswith(("speed/", "time/"))} for row in found]
+
+
 def restored(directory, config=CONFIG):
     """The run in the latest checkpoint, as a new process would find it."""
     checkpointer = Checkpointer(directory / "checkpoints")
@@ -82,9 +87,7 @@ def test_hundred_updates_equal_fifty_a_restore_and_fifty_more_for_every_agent(na
     resumed = session()
     assert int(resumed.step) == 100
     assert_equal(resumed, straight)
-    slow = "speed/updates_per_second"
-    for one, other in zip(rows(tmp_path), straight_rows, strict=True):
-        assert one | {slow: 0.0} == other | {slow: 0.0}
+    assert untimed(rows(tmp_path)) == untimed(straight_rows)
 
 
 def growing_ring(batch_size: int, seen: list) -> replay.Source:
