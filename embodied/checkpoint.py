@@ -20,7 +20,9 @@ class Checkpointer:
     def __init__(self, directory: Path, keep: int = 2) -> None:
         self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager(epath.Path(self.directory), options=options)
+        # The handler is named here because a manager of a new process cannot describe what an older one stored without.
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(epath.Path(self.directory), options=options, item_handlers=handler)
 
     def save(self, step: int, run: Run) -> None:
         """Starts writing a checkpoint; an error of the save before is raised here. Raises InputError on a full disk."""

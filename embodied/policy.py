@@ -119,12 +119,13 @@ def load(directory: str | Path) -> Policy:
     directory = Path(directory)
     if not (directory / "config.json").exists() and (directory / "policy" / "config.json").exists():
         directory = directory / "policy"
-    head = _read_json(directory / "config.json")
+    fields = ("format", "agent", "config", "world", "options", "params_sha256")
+    head = _having(fields, _read_json(directory / "config.json"), directory / "config.json")
     if head.get("format") != FORMAT:
         raise InputError(f"{directory / 'config.json'}: format {head.get('format')} is not {FORMAT}, the one read here")
     module = _agents().module(head["agent"])
     config = config_from_dict(module.Config, head["config"], f"{directory / 'config.json'}")
-    raw = _read_json(directory / "spec.json")
+    raw = _having(("obs", "action", "mean", "std"), _read_json(directory / "spec.json"), directory / "spec.json")
     spec = Spec(
         obs={name: tuple(shape) for name, shape in raw["obs"].items()},
         action=raw["action"],
@@ -132,7 +133,7 @@ def load(directory: str | Path) -> Policy:
         std={name: tuple(values) for name, values in raw["std"].items()},
     )
     params = _unflatten({name: jnp.asarray(leaf) for name, leaf in _read_npz(directory / "params.npz").items()})
-    stored = _read_npz(directory / "buffer.npz")
+    stored = _having(("physics",), _read_npz(directory / "buffer.npz"), directory / "buffer.npz")
     obs = {name.removeprefix("obs/"): leaf for name, leaf in stored.items() if name.startswith("obs/")}
     policy = Policy(head["agent"], config, spec, head["world"], head["options"], params, Buffer(obs, stored["physics"]))
     if policy.sha256 != head["params_sha256"]:
@@ -228,11 +229,19 @@ def _read_json(path: Path) -> Any:
         raise InputError(f"{path}: not valid JSON ({error.msg} in line {error.lineno})") from error
 
 
+def _having(fields: tuple[str, ...], content: Any, path: Path) -> Any:
+    """`content`, or InputError naming the first field that it lacks."""
+    for field in fields:
+        if not isinstance(content, Mapping) or field not in content:
+            raise InputError(f"{path}: field '{field}' is missing; expected {', '.join(fields)}")
+    return content
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected the folder of a trained policy") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: damaged or not an npz of plain arrays ({error})") from error

@@ -90,10 +90,7 @@ def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Tas
         if not 0 <= request.row < rows:
             raise InputError(f"row: must be in [0, {rows}), the rows of the policy's buffer, got {request.row}")
         return Goal({name: jnp.asarray(leaf[request.row]) for name, leaf in policy.buffer.obs.items()}), None
-    if not 1 <= request.samples <= rows:
-        raise InputError(f"samples: must be in [1, {rows}], the size of the policy's buffer, got {request.samples}")
-    chosen = np.random.Generator(np.random.PCG64(request.seed)).permutation(rows)[: request.samples]
-    _, quantities = env.observe(policy.buffer.physics[chosen].astype(np.float64))
+    chosen, quantities = _sample(request, policy, env)
     task = reward_task(request, env, quantities)
     assert task is not None
     action = np.zeros((len(chosen), env.spec.action))
@@ -108,6 +105,15 @@ def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Tas
         Reward(obs, jnp.asarray(reward), request.inference, request.ridge, request.temperature),
         task,
     )
+
+
+def _sample(request: Request, policy: Policy, env: Env) -> tuple[np.ndarray, Quantities]:
+    """(rows of the buffer, their quantities) that a reward is relabelled on."""
+    rows = len(policy.buffer.physics)
+    if not 1 <= request.samples <= rows:
+        raise InputError(f"samples: must be in [1, {rows}], the size of the policy's buffer, got {request.samples}")
+    chosen = np.random.Generator(np.random.PCG64(request.seed)).permutation(rows)[: request.samples]
+    return chosen, env.observe(policy.buffer.physics[chosen].astype(np.float64))[1]
 
 
 def infer(request: Request, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
@@ -151,13 +157,24 @@ def read(path: Path) -> tuple[Request, np.ndarray, dict[str, Any]]:
     return config_from_dict(Request, values, str(path)), np.asarray(body["z"], np.float32), body
 
 
-def check(path: Path, policy: Policy, env: Env) -> None:
-    """Nothing; raises InputError unless the file's latent follows, bit for bit, from this model and buffer."""
+def load(path: Path, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
+    """The prompted policy that a file describes, and the task it was prompted with if that was a reward.
+
+    Raises InputError where the file was made with another model or buffer.
+    """
     request, z, body = read(path)
     for field, ours in (("model_sha256", policy.sha256), ("buffer_sha256", policy.buffer.sha256)):
         if body[field] != ours:
             raise InputError(f"{path}: {field} is {body[field][:12]}..., this policy has {ours[:12]}...")
-    again, _ = infer(request, policy, env)
+    if request.kind in ("state", "row"):
+        return Prompted(policy, z), None
+    return Prompted(policy, z), reward_task(request, env, _sample(request, policy, env)[1])
+
+
+def check(path: Path, policy: Policy, env: Env) -> None:
+    """Nothing; raises InputError unless the file's latent follows, bit for bit, from this model and buffer."""
+    z = load(path, policy, env)[0].z
+    again, _ = infer(read(path)[0], policy, env)
     if again.z.shape != z.shape or not np.array_equal(again.z, z):
         gap = float(np.abs(again.z - z).max()) if again.z.shape == z.shape else float("nan")
         raise InputError(f"{path}: the latent does not follow from its request (largest difference {gap:g})")

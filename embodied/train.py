@@ -83,7 +83,7 @@ def make_chunk(agent: Agent, source: Source, updates: int) -> Callable[[PyTree, 
 def init_run(agent: Agent, source: Source, example: Batch, seed: int) -> Run:
     """The state before the first update."""
     key_agent, key_source = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
-    return Run(agent=agent.init(key_agent, example), source=source.init(key_source), step=jnp.int32(0))
+    return Run(agent=jax.jit(agent.init)(key_agent, example), source=source.init(key_source), step=jnp.int32(0))
 
 
 def train(

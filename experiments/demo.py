@@ -147,7 +147,7 @@ def run(out: Path) -> dict[str, Any]:
 
 def _untrained(policy: Policy, seed: int) -> Policy:
     """The same policy before its first update."""
-    state = policy.agent.init(jax.random.key(seed), policy.spec.example())
+    state = jax.jit(policy.agent.init)(jax.random.key(seed), policy.spec.example())
     return dataclasses.replace(policy, params=jax.device_get(state.params))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from embodied import promptfile
@@ -61,7 +62,7 @@ def predicted_return(prompted: Prompted, request: Request, env: Env, seed: int =
     if not isinstance(prompt, Reward) or policy.agent.value is None:
         return None
     start = env.reset(jax.random.key(seed), 64)
-    rate = policy.agent.value(policy.params, prompt, prompted.z, start.obs)
+    rate = policy.agent.value(policy.params, prompt, jnp.asarray(prompted.z), start.obs)
     return float(np.mean(rate)) * env.spec.episode_length
 
 

@@ -7,9 +7,8 @@ from typing import Literal
 import tyro
 
 from embodied import promptfile
-from embodied.policy import Prompted
 from embodied.promptfile import Request
-from embodied.types import InputError, Quantities
+from embodied.types import InputError
 from experiments import evaluate, prompt
 from experiments.models import resolve
 
@@ -38,11 +37,7 @@ def main(arguments: list[str]) -> None:
         evaluate.run(policy, env, chosen.episodes, chosen.inference, chosen.out)
         return
     if chosen.prompt:
-        request, z, body = promptfile.read(chosen.prompt)
-        if body["model_sha256"] != policy.sha256:
-            raise InputError(f"{chosen.prompt}: was made with another model ({body['model_sha256'][:12]}...)")
-        prompted = Prompted(policy, z)
-        task = promptfile.reward_task(request, env, _buffer_quantities(policy, env))
+        prompted, task = promptfile.load(chosen.prompt, policy, env)
         if task is None:
             raise InputError(f"{chosen.prompt}: is a goal given as a state, which has no reward to score")
     else:
@@ -56,7 +51,3 @@ def main(arguments: list[str]) -> None:
     print(f"IQM and 95 % bootstrap interval of {chosen.episodes} episodes, one trained seed")
     if chosen.out:
         evaluate.write(chosen.out, {policy.agent_name: {task.name: scores.summary()}})
-
-
-def _buffer_quantities(policy: evaluate.Policy, env: evaluate.Env) -> Quantities:
-    return env.observe(policy.buffer.physics)[1]

@@ -52,6 +52,8 @@ def main(arguments: list[str]) -> None:
         print(f"{checked.file}: the latent follows bit for bit from model {policy.sha256[:12]} and its buffer")
         return
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied prompt")
+    if chosen.episodes < 0:
+        raise InputError(f"episodes: must be at least 0, got {chosen.episodes}")
     request = _request(chosen)
     policy, env = resolve(chosen.model)
     samples = min(request.samples, len(policy.buffer.physics))

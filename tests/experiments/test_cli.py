@@ -58,7 +58,7 @@ def test_every_listed_command_has_a_module_with_main(name):
         (["prompt", "x", "--state", "no.json"], "state: no.json does not hold a list of numbers"),
         (["collect", "walker-noise", "--out", "x", "--explorer", "rdn"], "unknown explorer 'rdn'; did you mean 'rnd'?"),
         (
-            ["collect", "walker-noise", "--out", "x", "--episodes", "7"],
+            ["collect", "walker-noise", "--out", "x", "--episodes", "7", "--worlds", "10"],
             "collect: episodes (7) must be a multiple of worlds (10)",
         ),
     ],
