@@ -129,7 +129,7 @@ def make(config: Config, spec: Spec) -> Agent:
         new_state = State(
             new_params, soft_update(target, world, config.tau), {"world": world_state, "actor": actor_state}
         )
-        metrics |= actor_metrics | {"grad/world": optax.global_norm(grad), "grad/actor": optax.global_norm(actor_grad)}
+        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:

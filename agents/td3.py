@@ -101,7 +101,7 @@ def make(config: Config, spec: Spec) -> Agent:
         opt_state = {"actor": choose(actor_state, state.optimizer["actor"]), "critic": critic_state}
         new_state = State(new_params, soft_update(target, new_params, config.tau), opt_state, state.count + 1)
         metrics = {"loss/critic": loss, "critic/value": value, "actor/value": -actor_value}
-        return new_state, metrics | {"grad/critic": optax.global_norm(grad)}
+        return new_state, metrics | {"grad/critic": optax.tree.norm(grad)}
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         if not isinstance(prompt, Prior):

@@ -67,7 +67,7 @@ class Policy:
             z = self.agent.prompt(self.params, prompt, jax.random.key(seed))
         except TypeError as error:
             raise InputError(f"prompt: {error}") from error
-        if not np.isfinite(np.asarray(z)).all():
+        if not np.isfinite(np.asarray(z)).all() or (np.size(z) and not np.any(z)):
             raise InputError(
                 "prompt: gives no latent (the reward is constant over the buffer, or a value is not finite)"
             )

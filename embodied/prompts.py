@@ -81,7 +81,10 @@ def infer_by_correlation(features: Float[Array, "N D"], prompt: Reward) -> Float
         case "ridge":
             solution = least_squares(features, prompt.reward, uniform, prompt.ridge)
         case _:
-            solution = correlate(features, prompt.reward - prompt.reward.mean(), uniform)
+            centred = prompt.reward - prompt.reward.mean()
+            # What rounding leaves of a constant is no wish; projected, it would become a full-length one.
+            wish = jnp.abs(centred).max() > 1e-6 * jnp.abs(prompt.reward).max()
+            solution = correlate(features, jnp.where(wish, centred, 0.0), uniform)
     return project(solution)
 
 

@@ -69,7 +69,7 @@ class Dense(nn.Module):
         if self.members:
             orthogonal = nn.initializers.orthogonal(2**0.5)
             kernel = self.param(
-                "kernel", lambda key: jax.vmap(lambda k: orthogonal(k, shape))(jax.random.split(key, self.members))
+                "kernel", lambda key: jax.lax.map(lambda k: orthogonal(k, shape), jax.random.split(key, self.members))
             )
             bias = self.param("bias", nn.initializers.zeros, (self.members, self.features))[:, None]
         else:

@@ -1,0 +1,101 @@
+"""Puts a trained policy among the models of the repository, with its card.
+
+python -m experiments.ship runs/zero-shot/fb-small-0 walker
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from embodied.policy import Buffer, Policy, load
+from experiments import results
+from experiments.collect import make_env
+from experiments.evaluate import baselines, evaluate_tasks
+from experiments.models import MODELS
+from experiments.report import duration, read_metrics
+
+BUFFER = 12_000  # states that travel with the model
+LIMIT = 6 * 2**20  # bytes of a shipped folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which run becomes which model."""
+
+    run: tyro.conf.Positional[Path]  # finished or interrupted run with a policy folder
+    name: tyro.conf.Positional[str]  # of the model
+    episodes: int = 50  # per task, for the card and the result file
+
+
+def main() -> None:
+    """Writes experiments/models/NAME and results/model-NAME.json, and says how large the model is."""
+    chosen = tyro.cli(Arguments, prog="python -m experiments.ship")
+    policy = load(chosen.run)
+    rows = np.random.Generator(np.random.PCG64(0)).permutation(len(policy.buffer.physics))[:BUFFER]
+    buffer = Buffer({name: leaf[rows] for name, leaf in policy.buffer.obs.items()}, policy.buffer.physics[rows])
+    policy = dataclasses.replace(policy, buffer=buffer)
+    env = make_env(policy.world, policy.options.get("hold"))
+    columns = {"zero-shot": evaluate_tasks(policy, env, chosen.episodes)} | baselines(policy, env, chosen.episodes)
+    scores = {name: {task: one.summary() for task, one in column.items()} for name, column in columns.items()}
+    metrics = read_metrics(chosen.run)
+    experiment = json.loads((chosen.run / "experiment.json").read_text(encoding="utf-8"))["experiment"]
+    seconds = sum(row["time/seconds"] for row in metrics)
+    record = results.write_result(
+        results.ROOT / "results" / f"model-{chosen.name}.json",
+        f"python -m experiments.ship {chosen.run} {chosen.name} --episodes {chosen.episodes}",
+        {"scores": scores, "updates": metrics[-1]["step"]},
+        [experiment["train"]["seed"]],
+        seconds,
+        model_sha256=policy.sha256,
+        experiment=experiment,
+        protocol="return over one episode of 1000 control steps; IQM of the episodes of one trained seed",
+    )
+    folder = MODELS / chosen.name
+    policy.save(folder, card(chosen.name, policy, record, seconds))
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder.name}: {size / 2**20:.2f} MiB")
+    if size > LIMIT:
+        raise SystemExit(f"error: {folder} is larger than {LIMIT / 2**20:.0f} MiB")
+
+
+def card(name: str, policy: Policy, record: dict[str, Any], seconds: float) -> str:
+    """The model card: what it is, how it was made, what it scores, what it cannot do."""
+    experiment, scores = record["experiment"], record["metrics"]["scores"]
+    cell = "{iqm:.0f} [{low:.0f}, {high:.0f}]".format_map
+    rows = [
+        f"| {task} | " + " | ".join(cell(column[task]) for column in scores.values()) + " |"
+        for task in scores["zero-shot"]
+    ]
+    episodes = next(iter(scores["zero-shot"].values()))["episodes"]
+    world, preset = policy.world, f"{policy.world}-{policy.agent_name}-small"
+    train = experiment["train"]
+    return f"""# {name}: {policy.agent_name} in world {world}
+
+A small reward-free model that is prompted with reward texts or goals. Licence: Apache-2.0, like the code. Trained on
+data of our own simulation only.
+
+- parameters SHA-256: `{policy.sha256}`
+- made by: `embodied collect {world}-rnd --out data/{world}`, then
+  `embodied train {preset} --data data/{world} --out runs/{name} --train.updates {train["updates"]}`,
+  taken at update {record["metrics"]["updates"]:,}
+- training time: {duration(seconds)} on {record["hardware"]["cpu"]}, a shared machine; seed {train["seed"]}
+- scored with commit {record["commit"]}, {record["date"]}
+
+Returns over 1000 control steps, at most 1000: interquartile mean of {episodes} episodes with a 95 % bootstrap interval,
+one trained seed (the numbers of `results/model-{name}.json`).
+
+| task | {" | ".join(scores)} |
+|{"---|" * (len(scores) + 1)}
+{chr(10).join(rows)}
+
+It demonstrates prompting at the scale of a CPU; published models of this kind were trained on GPUs for millions of
+updates and score far higher.
+"""
+
+
+if __name__ == "__main__":
+    main()
