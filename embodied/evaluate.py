@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from embodied import statistics
 from embodied.rewards import Task
 from embodied.rollout import Behaviour, Trajectory, rollout
-from embodied.types import Env, Params, Quantities
+from embodied.types import Env, Obs, Params, Quantities, RandomKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def evaluate(
 def random_behaviour(action: int) -> Behaviour:
     """Uniformly random actions, with the carry of an agent's behaviour; the baseline that knows nothing."""
 
-    def behave(obs: dict, carry: tuple, key: jax.Array) -> tuple[jax.Array, tuple]:
+    def behave(obs: Obs, carry: Any, key: RandomKey) -> tuple[Any, Any]:
         count = next(iter(obs.values())).shape[0]
         return jax.random.uniform(key, (count, action), minval=-1.0, maxval=1.0), carry
 

@@ -22,7 +22,7 @@ from jaxtyping import Array, PyTree
 
 from embodied.checkpoint import Checkpointer
 from embodied.metrics import Logger
-from embodied.types import Agent, Batch, InputError, RandomKey, Run, Source
+from embodied.types import Agent, Batch, InputError, RandomKey, Run, Source, SourceState
 
 INTERRUPTED = 75  # exit code after SIGTERM or SIGINT: saved, may be resumed (EX_TEMPFAIL of sysexits.h)
 
@@ -130,7 +130,7 @@ def _loop(
         began = time.perf_counter()
         if source.refill:
             key = jax.random.fold_in(jax.random.fold_in(root, 2**31 - 2), done)
-            run = run.replace(source=source.refill(run.source, run.agent.params, done, key))
+            run = _refilled(run, source.refill, done, key)
         started = time.perf_counter()
         with jax.transfer_guard_device_to_host("disallow"):
             run, summary = chunk(source.data, run, root)
@@ -147,6 +147,10 @@ def _loop(
             logger.note(f"stopped at update {done:,}; the same command resumes")
             raise Interrupted(INTERRUPTED)
     return run
+
+
+def _refilled(run: Any, refill: Callable[..., SourceState], done: int, key: RandomKey) -> Any:
+    return run.replace(source=refill(run.source, run.agent.params, done, key))
 
 
 def _compile(chunk: Any, data: PyTree, run: Run, root: RandomKey, logger: Logger) -> Any:

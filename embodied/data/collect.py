@@ -1,5 +1,7 @@
 """Making data: coloured-noise behaviour, and episodes from trajectories."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,10 @@ def as_steps(trajectory: Trajectory, reward: Float[np.ndarray, "E T"] | None = N
     reward = np.zeros(trajectory.action.shape[:2]) if reward is None else reward
     host = jax.device_get(trajectory)
     pad = lambda x: np.concatenate([x, x[:, -1:]], 1)  # noqa: E731
-    flat = lambda x: np.asarray(x, np.float32).reshape(-1, *x.shape[2:])  # noqa: E731
+
+    def flat(x: Any) -> Any:
+        return np.asarray(x, np.float32).reshape(-1, *x.shape[2:])
+
     return Steps(
         obs={name: flat(leaf) for name, leaf in host.obs.items()},
         action=flat(pad(host.action)),

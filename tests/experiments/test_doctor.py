@@ -13,7 +13,7 @@ from embodied.types import EnvSpec, InputError
 from experiments import doctor
 from experiments.commands import doctor as command
 from experiments.doctor import Check, Estimate
-from experiments.presets import PRESETS
+from experiments.presets import COLLECT, PRESETS
 
 WALKER = EnvSpec("walker", {"state": (24,)}, 6, 0.025, 1, 1000, {}, physics=25, jittable=False)
 NEED = Estimate(params=100, target=80, optimizer=200, rows=10, data=1000, copies=2, work=300)
@@ -130,7 +130,7 @@ def test_estimated_state_is_that_of_the_parameters_counted_by_hand():
 
 def test_ring_is_counted_twice_on_the_device_and_once_in_a_checkpoint():
     need = doctor.estimate(PRESETS["walker-fb-small"], WALKER)
-    assert need.rows == 3000 * 501
+    assert need.rows == PRESETS["walker-fb-small"].online.capacity * 101
     assert need.data == need.rows * 4 * (24 + 6 + 25 + 1 + 1)  # and reward, discount
     assert NEED.device == 100 + 80 + 200 + 2 * 1000 + 300
     assert NEED.checkpoint == 100 + 80 + 200 + 1000
@@ -138,7 +138,7 @@ def test_ring_is_counted_twice_on_the_device_and_once_in_a_checkpoint():
 
 
 def test_stored_data_is_as_much_as_the_collect_preset_of_the_world_makes():
-    assert doctor.estimate(PRESETS["walker-fb"], WALKER).rows == 600 * 501
+    assert doctor.estimate(PRESETS["walker-fb"], WALKER).rows == COLLECT["walker-rnd"].episodes * 101
     assert doctor.estimate(PRESETS["walker-fb"], WALKER).copies == 1
 
 

@@ -28,7 +28,7 @@ def test_presets_are_listed_with_agent_world_updates_and_batch():
     row = _row(listing.presets(["walker"]), "walker-td_jepa")
     assert row == ["walker-td_jepa", "td_jepa", "walker", "3,000,000", "1024", "stored data"]
     assert _row(listing.presets(["walker"]), "walker-td3")[-1] == "stored data, rewards of 'walk'"
-    assert _row(listing.presets(["walker"]), "walker-rnd") == ["walker-rnd", "rnd", "walker", "600", "500"]
+    assert _row(listing.presets(["walker"]), "walker-rnd") == ["walker-rnd", "rnd", "walker", "3,000", "100"]
 
 
 def test_presets_of_other_worlds_are_left_out():
