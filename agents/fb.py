@@ -121,9 +121,14 @@ def make(config: Config, spec: Spec) -> Agent:
         world = optax.apply_updates(pick(params, LEARNED), delta)
 
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
-        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(
-            params["actor"], net, config, world["forward"], encoded, z, key_actor
-        )
+
+        def actor_loss(actor_params: PyTree) -> tuple[Array, dict[str, Array]]:
+            mean = net["actor"].apply(actor_params, encoded, z)
+            successors = lambda action: net["forward"].apply(world["forward"], encoded, z, action)  # noqa: E731
+            noise = (config.noise, config.noise_clip)
+            return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
+
+        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(params["actor"])
         delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
         new_params = world | {"actor": optax.apply_updates(params["actor"], delta)}
         new_state = State(
@@ -204,20 +209,3 @@ def world_loss(
     metrics |= {"loss/world": loss, "loss/fb": loss_fb, "loss/orth_backward": orthonormal}
     metrics |= {"health/forward_norm": jnp.linalg.norm(forward, axis=-1).mean()}
     return loss, metrics
-
-
-def actor_loss(
-    actor_params: PyTree,
-    net: dict[str, nets.encoders.Net],
-    config: Config,
-    forward_params: PyTree,
-    encoded: Float[Array, "B E"],
-    z: Float[Array, "B D"],
-    key: RandomKey,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """-mean of the predicted value F . z under the actor, and metrics; only the actor receives gradient."""
-    mean = net["actor"].apply(actor_params, encoded, z)
-    action = losses.explore(key, mean, config.noise, config.noise_clip)
-    heads = net["forward"].apply(forward_params, encoded, z, action)
-    value = losses.aggregate((heads * z[None]).sum(-1), config.actor_pessimism).mean()
-    return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}

@@ -144,9 +144,14 @@ def make(config: Config, spec: Spec) -> Agent:
         world = optax.apply_updates(pick(params, learned), delta)
 
         phi = jax.lax.stop_gradient(net["phi"].apply(world["phi"], x))
-        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(
-            params["actor"], net, config, world["predict_psi"], phi, z, key_actor
-        )
+
+        def actor_loss(actor_params: PyTree) -> tuple[Array, dict[str, Array]]:
+            mean = net["actor"].apply(actor_params, phi, z)
+            successors = lambda action: net["predict_psi"].apply(world["predict_psi"], phi, z, action)  # noqa: E731
+            noise = (config.noise, config.noise_clip)
+            return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
+
+        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(params["actor"])
         delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
         covariance = 0.995 * params["covariance"] + 0.005 * (psi.T @ psi) / psi.shape[0]
         new_params = world | {
@@ -238,20 +243,3 @@ def world_loss(
     norm = jnp.linalg.norm(predict_psi, axis=-1).mean()
     metrics |= {"loss/world": loss, "health/successor_norm": norm}
     return loss, (metrics, jax.lax.stop_gradient(task_features))
-
-
-def actor_loss(
-    actor_params: PyTree,
-    net: dict[str, nets.encoders.Net],
-    config: Config,
-    predictor_params: PyTree,
-    phi: Float[Array, "B F"],
-    z: Float[Array, "B D"],
-    key: RandomKey,
-) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """-mean of the predicted value T_phi . z under the actor, and metrics; only the actor receives gradient."""
-    mean = net["actor"].apply(actor_params, phi, z)
-    action = losses.explore(key, mean, config.noise, config.noise_clip)
-    heads = net["predict_psi"].apply(predictor_params, phi, z, action)
-    value = losses.aggregate((heads * z[None]).sum(-1), config.actor_pessimism).mean()
-    return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}

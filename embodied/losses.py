@@ -4,6 +4,8 @@ Notation: n batch, d latent, K ensemble members. Successor measures start at the
 evaluated at s' in targets and in prompts (zero-shot papers: arXiv 2103.07945, 2510.00739).
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -72,6 +74,21 @@ def explore(key: Key[Array, ""], mean: Float[Array, "n a"], sigma: float, clip: 
     raw = mean + noise
     limit = 1.0 - 1e-6
     return raw + jax.lax.stop_gradient(jnp.clip(raw, -limit, limit) - raw)
+
+
+def latent_policy_loss(
+    mean: Float[Array, "n a"],
+    successors: Callable[[Float[Array, "n a"]], Float[Array, "k n d"]],
+    z: Float[Array, "n d"],
+    key: Key[Array, ""],
+    noise: float,
+    noise_clip: float,
+    pessimism: float,
+) -> tuple[Float[Array, ""], dict[str, Array]]:
+    """-mean value (aggregated successor features . z) of explored actions around the actor's mean, and metrics."""
+    heads = successors(explore(key, mean, noise, noise_clip))
+    value = aggregate((heads * z[None]).sum(-1), pessimism).mean()
+    return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}
 
 
 def sample_latents(key: Key[Array, ""], goals: Float[Array, "n d"], goal_ratio: float) -> Float[Array, "n d"]:

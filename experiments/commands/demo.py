@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from experiments import demo
+from experiments.results import write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,6 +15,7 @@ class Arguments:
     """Collects, trains, prompts, evaluates and reports; everything lands in `out`, which is emptied first."""
 
     out: Path = Path("runs/demo")
+    result: Path | None = None  # also write the numbers as a result file, such as results/demo.json
 
 
 def main(arguments: list[str]) -> None:
@@ -24,6 +26,8 @@ def main(arguments: list[str]) -> None:
     except demo.FloorError as error:
         print(f"error: the demo's model is below its floor: {error}; see {chosen.out}/report.html", file=sys.stderr)
         raise SystemExit(1) from None
+    if chosen.result:
+        write_result(chosen.result, "embodied demo", body, [0], body["seconds_total"])
     corner, goal = body["corner"], body["goal"]
     print(f"""
   four corner rewards   {100 * corner["mean"]:3.0f} %  [{100 * corner["low"]:.0f}, {100 * corner["high"]:.0f}]   \
