@@ -30,10 +30,8 @@ LAST = 100
 FLOOR = {"corner_success_mean": 0.80, "goal_success_mean": 0.75}  # below these the demo fails
 CEILING = {"untrained_corner_success_mean": 0.15, "untrained_goal_success_mean": 0.15}
 WALKER_PROMPTS = {
-    "stand tall": "tolerance(torso_height, 1.2, inf, 0.6) * (1 + torso_upright) / 2",
-    "walk backwards upright": (
-        "tolerance(torso_height, 1.1, inf, 0.6) * tolerance(-torso_velocity_x, 1, inf, 0.8, linear, 0.1)"
-    ),
+    "crouch": "tolerance(torso_height, 0.7, 0.9, 0.2) * (1 + torso_upright) / 2",
+    "forwards": "tolerance(torso_velocity_x, 1, inf, 1, linear, 0)",
 }
 
 

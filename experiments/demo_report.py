@@ -44,7 +44,7 @@ class Walk:
 NEXT = """source .venv/bin/activate
 embodied list                                   # worlds, quantities, tasks, presets, models
 embodied prompt runs/demo/run --goal "x=0.2, y=-0.1" --out here.json
-embodied prompt walker --reward "tolerance(torso_height, 1.2, inf, 0.6) * tolerance(torso_velocity_x, 1, inf, 0.5)"
+embodied prompt walker --reward "tolerance(torso_height, 1.2, inf, 0.6) * (1 + torso_upright) / 2"
 embodied evaluate walker                        # all four tasks, zero-shot, with intervals
 embodied collect walker-rnd --out data/walker   # make your own data, then:
 embodied train walker-fb-small --data data/walker --out runs/walker"""
