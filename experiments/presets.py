@@ -105,10 +105,10 @@ _ONLINE = Online(worlds=50)
 
 PRESETS: dict[str, Any] = {
     "point_maze-td_jepa-small": Experiment(
-        "point_maze", _MAZE_TD_JEPA, TrainConfig(updates=15_000, batch_size=256, checkpoint_every=3_000)
+        "point_maze", _MAZE_TD_JEPA, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
     ),
     "point_maze-fb-small": Experiment(
-        "point_maze", _MAZE_FB, TrainConfig(updates=15_000, batch_size=256, checkpoint_every=3_000)
+        "point_maze", _MAZE_FB, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
     ),
 }
 for _world in ("walker", "cheetah", "quadruped"):

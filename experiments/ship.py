@@ -40,7 +40,10 @@ def main() -> None:
     policy = dataclasses.replace(policy, buffer=buffer)
     env = make_env(policy.world, policy.options.get("hold"))
     columns = {"zero-shot": evaluate_tasks(policy, env, chosen.episodes)} | baselines(policy, env, chosen.episodes)
-    scores = {name: {task: one.summary() for task, one in column.items()} for name, column in columns.items()}
+    scores = {
+        name.replace(" ", "_"): {task: one.summary() for task, one in column.items()}
+        for name, column in columns.items()
+    }
     metrics = read_metrics(chosen.run)
     experiment = json.loads((chosen.run / "experiment.json").read_text(encoding="utf-8"))["experiment"]
     seconds = sum(row["time/seconds"] for row in metrics)

@@ -19,12 +19,10 @@ import pytest
 
 import agents
 import envs
-from agents import td_jepa
-from embodied.policy import Buffer, Policy
 from embodied.rewards import expression, functions, source
 from embodied.train import init_run, make_chunk
 from embodied.types import Batch, Goal, Prior, Reward, Source, Spec
-from experiments import cli, demo, models, pages
+from experiments import cli, demo, pages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,22 +87,6 @@ def file_of(page: str, path: str) -> str:
     return blocks(page, "python", f"file: {path}")[0]
 
 
-@pytest.fixture(scope="module")
-def stand_in(tmp_path_factory):
-    """A folder of models with an untrained walker: the pages' code is tested here, not the model."""
-    folder = tmp_path_factory.mktemp("models")
-    env = envs.make("walker", threads=1)
-    spec = Spec(obs=env.spec.obs, action=env.spec.action)
-    config = td_jepa.Config().tiny()
-    quick = {"xla_backend_optimization_level": 0}
-    params = jax.jit(td_jepa.make(config, spec).init, compiler_options=quick)(jax.random.key(0), spec.example()).params
-    start = env.reset(jax.random.key(1), 500)
-    rows = np.tile(np.arange(500), 20)
-    buffer = Buffer({"state": start.obs["state"][rows]}, start.physics[rows].astype(np.float32))
-    Policy("td_jepa", config, spec, "walker", {"hold": 1}, params, buffer).save(folder / "walker")
-    return folder
-
-
 @pytest.fixture
 def taught(tmp_path, monkeypatch):
     """A function that puts the file of a page into its package and imports it, as if it lay there."""
@@ -136,8 +118,7 @@ def test_block_reader_takes_marks_and_languages():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page.read_text(), "python", "runs")], ids=str)
-def test_marked_python_runs_and_prints_what_it_says(page, stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "MODELS", stand_in)
+def test_marked_python_runs_and_prints_what_it_says(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     for body in blocks(page.read_text(), "python", "runs"):
