@@ -25,6 +25,7 @@ BAD_INPUT, NON_FINITE = 2, 3
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; exits with 0, 2 for bad input, 3 for non-finite training, 75 when interrupted and saved."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _set_environment()
     from embodied.types import InputError
 
     try:
@@ -37,10 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from embodied.types import nearest
 
             raise InputError(f"command: unknown command '{command}'; {nearest(command, COMMANDS)}")
-        if sys.platform == "linux":
-            os.environ.setdefault("MUJOCO_GL", "egl")  # needs no display
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "embodied-stack" / "jax"
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
         handler: Callable[[list[str]], Any] = importlib.import_module(f"experiments.commands.{command}").main
         handler(rest)
     except InputError as error:
@@ -48,6 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(BAD_INPUT) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+
+
+def _set_environment() -> None:
+    """Defaults that JAX and MuJoCo read when they are imported, which is why nothing is imported before."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # needs no display
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "embodied-stack" / "jax"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
 
 
 def _usage() -> str:
