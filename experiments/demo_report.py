@@ -150,7 +150,8 @@ def _walker(out: Path, walks: Mapping[str, Walk]) -> Section:
         else:
             clips.append(caption)
     about = (
-        "The walker that ships with the repository was prompted with texts that its training never saw. Returns over "
+        "The walker that ships with the repository was prompted with texts that its training never saw. They were "
+        "picked because it does them well; its card has the standard tasks. Returns over "
         "1000 control steps, at most 1000."
     )
     caption = "Interquartile mean of 10 episodes with a 95 % bootstrap interval; one trained model."
