@@ -74,9 +74,7 @@ def wrong_numbers(page: str, read: Callable[[str], Any]) -> list[str]:
             complaints.append(f"{marker['file']}:{marker['key']} is not there ({error!r})")
             continue
         if not agrees(marker["shown"], value, marker["format"]):
-            complaints.append(
-                f"{marker['file']}:{marker['key']} is {value}, the page shows {marker['shown']}"
-            )
+            complaints.append(f"{marker['file']}:{marker['key']} is {value}, the page shows {marker['shown']}")
     return complaints
 
 
@@ -148,9 +146,7 @@ def test_pages_are_compared_with_their_files():
     ]
     assert "metrics.z is not there" in wrong_numbers("1<!-- results/a.json:metrics.z -->", read)[0]
     assert "b.json:x is not there" in wrong_numbers("1<!-- results/b.json:x -->", read)[0]
-    assert wrong_numbers("much<!-- results/a.json:metrics.x -->", read) == [
-        "a result comment follows no number"
-    ]
+    assert wrong_numbers("much<!-- results/a.json:metrics.x -->", read) == ["a result comment follows no number"]
 
 
 def test_only_rows_under_a_results_heading_need_a_marker():
@@ -161,9 +157,7 @@ def test_only_rows_under_a_results_heading_need_a_marker():
 
 
 def test_every_result_file_tells_how_it_was_made():
-    gaps = {
-        path.name: missing_fields(json.loads(path.read_text())) for path in ROOT.glob("results/**/*.json")
-    }
+    gaps = {path.name: missing_fields(json.loads(path.read_text())) for path in ROOT.glob("results/**/*.json")}
     assert {name: fields for name, fields in gaps.items() if fields} == {}
 
 

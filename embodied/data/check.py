@@ -83,9 +83,7 @@ def check(path: Path) -> CheckReport:
     else:
         files = sorted(path.glob("*.npz")) if path.is_dir() else [path] * (path.suffix == ".npz")
         if not files:
-            raise InputError(
-                f"dataset: {path} is neither a dataset directory nor .npz files; name one of these"
-            )
+            raise InputError(f"dataset: {path} is neither a dataset directory nor .npz files; name one of these")
         kind = _kind(files, path.is_dir())
         for file in files:
             (_check_exorl if kind == "exorl" else _check_ogbench)(file, census)
@@ -103,9 +101,7 @@ class _Census:
         self._ranges: dict[str, tuple[float, float]] = {}
         self._zero: dict[str, np.ndarray] = {}  # field -> whether each column has been zero so far
 
-    def problem(
-        self, file: str, field: str, row: int | None, message: str, episode: int | None = None
-    ) -> None:
+    def problem(self, file: str, field: str, row: int | None, message: str, episode: int | None = None) -> None:
         self.problems.append(Problem(file, field, row, message, episode))
 
     def count(self, file: str, transitions: int, field: str, row: int | None, episode: int | None) -> None:
@@ -201,9 +197,7 @@ def _check_native(path: Path, census: _Census) -> None:
             census.problem(name, "", None, damage)
             continue
         try:
-            for index, episode in enumerate(
-                read_shard(path / name, metadata["shapes"], 0, shard["episodes"])
-            ):
+            for index, episode in enumerate(read_shard(path / name, metadata["shapes"], 0, shard["episodes"])):
                 _check_episode(name, index, episode, census)
         except InputError as error:
             census.problem(name, "", None, str(error).partition(f"{name} ")[2])

@@ -158,9 +158,7 @@ def read_npz(file: Path, fields: Mapping[str, int]) -> tuple[dict[str, np.ndarra
                 array = archive[name]
             except Exception as error:  # as above; object arrays, which would need pickle, are a ValueError
                 pickled = "Object arrays" in str(error)
-                faults[name] = (
-                    "holds Python objects" if pickled else f"is unreadable ({type(error).__name__})"
-                )
+                faults[name] = "holds Python objects" if pickled else f"is unreadable ({type(error).__name__})"
                 continue
             if fault := _misfit(array, rank):
                 faults[name] = fault

@@ -63,10 +63,7 @@ def encode(episode: Episode) -> bytes:
 
     index = np.arange(len(episode["state"]))
     last = index == index[-1]
-    padded = {
-        name: np.concatenate([episode[name], np.zeros_like(episode[name][:1])])
-        for name in ("action", "reward")
-    }
+    padded = {name: np.concatenate([episode[name], np.zeros_like(episode[name][:1])]) for name in ("action", "reward")}
     discount = np.concatenate([episode["discount"], episode["discount"][-1:]])
     physics = tf_feature_pb2.BytesList(value=[row.tobytes() for row in episode["physics"]])
     features = {
@@ -114,9 +111,7 @@ def shard_name(name: str, index: int) -> str:
     return f"{name}-train.array_record-{index:05d}"
 
 
-def tfds_files(
-    name: str, shapes: Mapping[str, Sequence[int]], lengths: Sequence[int], size: int
-) -> dict[str, str]:
+def tfds_files(name: str, shapes: Mapping[str, Sequence[int]], lengths: Sequence[int], size: int) -> dict[str, str]:
     """The texts of the files that TFDS opens a directory by: its features, and the episodes in each shard.
 
     `size` is that of all shards in bytes.
@@ -146,9 +141,7 @@ def tfds_files(
         filetype_suffix="array_record",
         template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
     )
-    split = tfds.core.SplitInfo(
-        name="train", shard_lengths=list(lengths), num_bytes=size, filename_template=template
-    )
+    split = tfds.core.SplitInfo(name="train", shard_lengths=list(lengths), num_bytes=size, filename_template=template)
     info.set_splits(tfds.core.splits.SplitDict([split]))
     with tempfile.TemporaryDirectory() as folder:
         info.write_to_directory(folder)

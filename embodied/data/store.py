@@ -34,9 +34,7 @@ _PACKAGES = ("embodied-stack", "jax", "mujoco", "dm-control", "numpy", "tensorfl
 _RECORD_OPTIONS = "group_size:1,uncompressed"
 
 
-def write_episodes(
-    directory: Path, name: str, episodes: Iterable[Episode], metadata: Mapping[str, Any]
-) -> None:
+def write_episodes(directory: Path, name: str, episodes: Iterable[Episode], metadata: Mapping[str, Any]) -> None:
     """Nothing; stores the episodes as the dataset `name` in a new directory. See `Writer` for errors."""
     with Writer(directory, name, metadata) as writer:
         for episode in episodes:
@@ -52,9 +50,7 @@ class Writer:
     that the writer fills in itself.
     """
 
-    def __init__(
-        self, directory: Path, name: str, metadata: Mapping[str, Any], shard_bytes: int = 64 * 2**20
-    ) -> None:
+    def __init__(self, directory: Path, name: str, metadata: Mapping[str, Any], shard_bytes: int = 64 * 2**20) -> None:
         if not re.fullmatch(r"[a-z]\w*", name, re.ASCII):
             valid = re.sub(r"\W+", "_", name.lower(), flags=re.ASCII).lstrip("_0123456789") or "episodes"
             raise InputError(f"dataset name: '{name}' is not lower-case letters, digits, '_'; try '{valid}'")
@@ -95,9 +91,7 @@ class Writer:
             self._finish_shard()
         with _disk(self._shard()):
             if self._open is None:
-                self._open = _array_record().ArrayRecordWriter(
-                    f"{self._shard()}{INCOMPLETE}", _RECORD_OPTIONS
-                )
+                self._open = _array_record().ArrayRecordWriter(f"{self._shard()}{INCOMPLETE}", _RECORD_OPTIONS)
             self._open.write(record)
         self._lengths.append(len(arrays["action"]))
         self._bytes += len(record)
@@ -190,9 +184,7 @@ def read_episodes(directory: Path, start: int = 0, stop: int | None = None) -> l
     count = metadata["episodes"]
     stop = count if stop is None else stop
     if not 0 <= start < stop <= count:
-        raise InputError(
-            f"dataset: {directory} has no episodes {start} to {stop}; choose within 0 to {count}"
-        )
+        raise InputError(f"dataset: {directory} has no episodes {start} to {stop}; choose within 0 to {count}")
     for shard in metadata["shards"]:
         if fault := shard_fault(directory, shard):
             raise InputError(f"dataset: {directory / shard['file']} {fault}; copy it again")
@@ -226,9 +218,7 @@ def read_shard(
     """Episodes `start` to `stop` of an intact shard. Raises InputError naming a record that is no episode."""
     reader = _array_record().ArrayRecordReader(str(path))
     if reader.num_records() < stop:
-        raise InputError(
-            f"dataset: {path} has {reader.num_records()} records, expected {stop}; copy it again"
-        )
+        raise InputError(f"dataset: {path} has {reader.num_records()} records, expected {stop}; copy it again")
     decode = rlds.decoder(shapes)
     for index, record in enumerate(reader.read(start, stop), start):
         try:
@@ -261,9 +251,7 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"dataset: cannot write {path}: {_line(error)}; finished shards are intact"
-        ) from error
+        raise InputError(f"dataset: cannot write {path}: {_line(error)}; finished shards are intact") from error
 
 
 def _line(error: Exception) -> str:

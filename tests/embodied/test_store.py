@@ -30,9 +30,7 @@ def _episode(transitions: int, seed: int = 0) -> dict[str, np.ndarray]:
 def _stored(directory: Path, count: int = 6) -> list[dict[str, np.ndarray]]:
     """Episodes of 20, 21, ... transitions, two in each shard."""
     episodes = [_episode(20 + i, i) for i in range(count)]
-    with Writer(
-        directory, "noise", {"world": "point_maze", "hold": 10, "seed": 7}, shard_bytes=5000
-    ) as writer:
+    with Writer(directory, "noise", {"world": "point_maze", "hold": 10, "seed": 7}, shard_bytes=5000) as writer:
         for episode in episodes:
             writer.add(episode)
     assert [shard["episodes"] for shard in read_metadata(directory)["shards"]] == [2] * (count // 2)
@@ -94,9 +92,7 @@ def test_tfds_opens_the_dataset_and_finds_rlds_steps(tmp_path):
     import tensorflow_datasets as tfds
 
     episodes = _stored(tmp_path)
-    write_episodes(
-        tmp_path / "ended", "ended", [_episode(3) | {"discount": np.array([1, 1, 0])}], {"seed": 1}
-    )
+    write_episodes(tmp_path / "ended", "ended", [_episode(3) | {"discount": np.array([1, 1, 0])}], {"seed": 1})
     builder = tfds.builder_from_directory(str(tmp_path))
     source = builder.as_data_source("train")
     assert builder.info.splits["train"].num_examples == len(source) == 6
@@ -277,8 +273,6 @@ def test_a_full_disk_is_reported_and_finished_shards_stay(tmp_path, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        InputError, match=r"cannot write .*-00001: .*No space left.*; finished shards are intact"
-    ):
+    with pytest.raises(InputError, match=r"cannot write .*-00001: .*No space left.*; finished shards are intact"):
         writer.close()
     assert len(read_episodes(tmp_path)) == 1

@@ -50,9 +50,7 @@ def test_pieces_written_in_python_are_summed_with_their_weights():
 
 
 def test_named_constants_are_not_terms():
-    task = Task.of(
-        "fast", "limit = 2 * 0.5; gain = limit + 1; gain * tol(speed, limit, inf, limit)", QUANTITIES
-    )
+    task = Task.of("fast", "limit = 2 * 0.5; gain = limit + 1; gain * tol(speed, limit, inf, limit)", QUANTITIES)
     assert [piece.name for piece in task.pieces] == ["reward"]
     assert task(None, None, {"speed": np.array(5.0)}) == 2.0
 
@@ -67,9 +65,7 @@ def test_vector_terms_keep_their_axis():
 
 @pytest.mark.parametrize("batch", [(), (5,), (2, 3), (2, 3, 4)])
 def test_leading_axes_are_kept(batch):
-    task = Task.of(
-        "t", "height * norm(position) - previous_speed + norm(height * action)", QUANTITIES, action=3
-    )
+    task = Task.of("t", "height * norm(position) - previous_speed + norm(height * action)", QUANTITIES, action=3)
     values = {name: np.full((*batch, *q.shape), 2.0, np.float32) for name, q in QUANTITIES.items()}
     for convert in (np.asarray, jnp.asarray):
         quantities, action = jax.tree.map(convert, values), convert(np.ones((*batch, 3), np.float32))
@@ -136,10 +132,7 @@ def test_dry_run_of_a_sound_task_is_silent():
         ),
         (
             "(height**3)**3",
-            [
-                f"reward or its gradient is not finite where every quantity is {x}"
-                for x in ("1e+06", "-1e+06")
-            ],
+            [f"reward or its gradient is not finite where every quantity is {x}" for x in ("1e+06", "-1e+06")],
         ),
     ],
 )

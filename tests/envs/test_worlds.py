@@ -173,9 +173,7 @@ def test_unstable_world_is_named_in_the_log(caplog):
     physics[1, 5] = np.inf
     env.step(ts.replace(physics=physics), actions(env, count=2))
     [line] = [record.message for record in caplog.records if record.name == "envs.host"]
-    assert line.startswith(
-        "world 1 of 'walker' became unstable at 0 s, first in entry 5 of the physics vector;"
-    )
+    assert line.startswith("world 1 of 'walker' became unstable at 0 s, first in entry 5 of the physics vector;")
 
 
 @pytest.mark.parametrize(
