@@ -8,6 +8,7 @@ run) are dm_control's own. Further tasks, which dm_control lacks:
 Model: Tassa et al. 2018, "DeepMind Control Suite", arXiv:1801.00690.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ import mujoco
 import numpy as np
 from dm_control.suite import cheetah, common, quadruped, walker
 
-from embodied.types import Env, Quantity
+from embodied.types import Env, InputError, Quantity, nearest
 from envs.forms import build
 from envs.model import Reading, WorldModel, compile_model
 
@@ -82,9 +83,20 @@ REWARDS = {
 }
 
 
-def make(name: str, form: str = "host", *, hold: int = 1, threads: int | None = None) -> Env:
-    """The world `name`: walker, cheetah or quadruped."""
+STARTS = ("suite", "reference")
+
+
+def make(name: str, form: str = "host", *, hold: int = 1, start: str = "suite", threads: int | None = None) -> Env:
+    """The world `name`: walker, cheetah or quadruped.
+
+    Episodes start as in dm_control (`start` "suite"), or close to the pose that the model is drawn in ("reference"):
+    on its feet, every hinge off by a normal 0.1 rad.
+    """
+    if start not in STARTS:
+        raise InputError(f"start: unknown start '{start}' of world '{name}'; {nearest(start, STARTS)}")
     world = {"walker": _walker, "cheetah": _cheetah, "quadruped": _quadruped}[name](hold)
+    if start == "reference":
+        world = dataclasses.replace(world, start=_reference_pose(world.model), settle=0)
     return build(world, form, threads)
 
 
@@ -186,6 +198,18 @@ def _quadruped(hold: int) -> WorldModel:
         measure=measure,
         start=_lowest_free_pose(model),
     )
+
+
+def _reference_pose(model: mujoco.MjModel) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Start poses on the model's feet; the noise leaves slides and free bodies where they are."""
+    hinges = model.jnt_qposadr[model.jnt_type == int(mujoco.mjtJoint.mjJNT_HINGE)]
+
+    def start(generator: np.random.Generator, count: int) -> np.ndarray:
+        poses = np.tile(model.qpos0, (count, 1))
+        poses[:, hinges] += 0.1 * generator.normal(size=(count, len(hinges)))
+        return poses
+
+    return start
 
 
 def _lowest_free_pose(model: mujoco.MjModel) -> Callable[[np.random.Generator, int], np.ndarray]:

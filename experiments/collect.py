@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
         raise InputError(f"explorer: unknown explorer '{config.explorer}'; {nearest(config.explorer, EXPLORERS)}")
     if config.episodes % config.worlds:
         raise InputError(f"collect: episodes ({config.episodes}) must be a multiple of worlds ({config.worlds})")
-    env = make_env(config.world, config.hold)
-    batches = _noise(config, env) if config.explorer == "noise" else _rnd(config, env)
+    starts = [{"start": start} for start in config.starts] or [{}]
+    worlds = [make_env(config.world, config.hold, **options) for options in starts]
+    env = worlds[0]
+    batches = _noise(config, worlds) if config.explorer == "noise" else _rnd(config, worlds)
     metadata = {"world": config.world, "options": {"hold": env.spec.hold}, "collector": dataclasses.asdict(config)}
     metadata["seed"] = config.seed
     started, done = time.perf_counter(), 0
@@ -45,29 +47,31 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     return out
 
 
-def make_env(world: str, hold: int | None) -> Any:
+def make_env(world: str, hold: int | None, **options: Any) -> Any:
     """The host form of a world, with its own default for `hold` where that is None."""
-    return envs.make(world, **({} if hold is None else {"hold": hold}))
+    return envs.make(world, **options, **({} if hold is None else {"hold": hold}))
 
 
-def _noise(config: Collect, env: Env) -> Iterator[Trajectory]:
+def _noise(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
     behave = collect.coloured_noise(config.correlation, config.scale)
     root = jax.random.key(config.seed)
     for i in range(config.episodes // config.worlds):
         key_reset, key_roll = jax.random.split(jax.random.fold_in(root, i))
+        env = worlds[i % len(worlds)]
         start = env.reset(key_reset, config.worlds)
         yield rollout(
             env, behave, start, collect.noise_carry(env.spec.action, config.worlds), config.decisions, key_roll
         )
 
 
-def _rnd(config: Collect, env: Env) -> Iterator[Trajectory]:
+def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
     """The first batch of episodes is noise; after each batch the explorer learns from all data so far."""
+    env = worlds[0]
     spec = Spec(obs=env.spec.obs, action=env.spec.action)
     agent = rnd.make(config.explorer_config, spec)
     behave = agent_behaviour(agent, explore=True)
     rows, root = config.decisions + 1, jax.random.key(config.seed)
-    trajectory = next(_noise(dataclasses.replace(config, episodes=config.worlds), env))
+    trajectory = next(_noise(dataclasses.replace(config, episodes=config.worlds), worlds))
     yield trajectory
     steps = collect.as_steps(trajectory)
     one = jax.tree.map(lambda leaf: leaf[:rows], steps)
@@ -78,6 +82,7 @@ def _rnd(config: Collect, env: Env) -> Iterator[Trajectory]:
     for i in range(1, config.episodes // config.worlds):
         state, _ = chunk(source.data, state, root)
         key_reset, key_roll = jax.random.split(jax.random.fold_in(root, i))
+        env = worlds[i % len(worlds)]
         carry = (jax.tree.map(jnp.copy, state.agent.params), jnp.zeros(0), ())
         trajectory = rollout(env, behave, env.reset(key_reset, config.worlds), carry, config.decisions, key_roll)
         yield trajectory

@@ -18,6 +18,7 @@ class Online:
     # standing height: long episodes of an unskilled policy show little but the floor.
     decisions: int = 100
     latent_hold: int = 100  # decisions until the next latent is drawn
+    restarts: float = 0.5  # share of rollouts that go on from a state of the ring, in [0, 1]; the others start afresh
     capacity: int = 10_000  # episodes that the ring holds, stored data included
 
 
@@ -45,6 +46,7 @@ class Collect:
     episodes: int = 100
     decisions: int = 500  # per episode
     worlds: int = 10  # simulated side by side
+    starts: tuple[str, ...] = ()  # kinds of start, one batch of episodes each in turn; () = the world's own
     correlation: float = 5.0  # decisions over which noise is correlated
     scale: float = 1.0  # standard deviation of noise actions before clipping
     explorer_config: rnd.Config = rnd.Config()
@@ -88,6 +90,7 @@ _SMALL_TD_JEPA = td_jepa.Config(
     lr_predictor=5e-4,
     lr_actor=3e-4,
     c_psi=1.0,
+    actor_pessimism=0.5,
     inputs="standardized",
 )
 _SMALL_FB = fb.Config(
@@ -97,11 +100,18 @@ _SMALL_FB = fb.Config(
     lr_forward=5e-4,
     lr_backward=2e-4,
     lr_actor=3e-4,
+    actor_pessimism=0.5,
     inputs="standardized",
 )
 _SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500, checkpoint_every=5_000)
 _PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000, checkpoint_every=50_000)
 _ONLINE = Online(worlds=50)
+# Two control steps per decision, as is common for these robots: the same discount looks twice as far ahead.
+_SMALL_HOLD = 2
+_STARTS = ("suite", "reference")  # half of the episodes begin on the robot's feet
+_RND = Collect(
+    "", explorer="rnd", episodes=3000, decisions=100, worlds=50, starts=_STARTS, updates=150, hold=_SMALL_HOLD
+)
 
 PRESETS: dict[str, Any] = {
     "point_maze-td_jepa-small": Experiment(
@@ -113,12 +123,17 @@ PRESETS: dict[str, Any] = {
 }
 for _world in ("walker", "cheetah", "quadruped"):
     PRESETS |= {
-        f"{_world}-td_jepa-small": Experiment(_world, _SMALL_TD_JEPA, _SMALL_TRAIN, online=_ONLINE),
-        f"{_world}-fb-small": Experiment(_world, _SMALL_FB, _SMALL_TRAIN, online=_ONLINE),
+        f"{_world}-td_jepa-small": Experiment(_world, _SMALL_TD_JEPA, _SMALL_TRAIN, _SMALL_HOLD, _ONLINE),
+        f"{_world}-fb-small": Experiment(_world, _SMALL_FB, _SMALL_TRAIN, _SMALL_HOLD, _ONLINE),
         f"{_world}-td_jepa": Experiment(_world, td_jepa.Config(), _PUBLISHED_TRAIN),
         f"{_world}-fb": Experiment(_world, fb.Config(), _PUBLISHED_TRAIN),
         f"{_world}-td3-small": Experiment(
-            _world, td3.Config(hidden=256, lr=3e-4, inputs="standardized"), _SMALL_TRAIN, online=_ONLINE, task="walk"
+            _world,
+            td3.Config(hidden=256, lr=3e-4, inputs="standardized"),
+            _SMALL_TRAIN,
+            _SMALL_HOLD,
+            _ONLINE,
+            task="walk",
         ),
         f"{_world}-td3": Experiment(_world, td3.Config(), _PUBLISHED_TRAIN, task="walk"),
     }
@@ -129,8 +144,8 @@ PRESETS |= {
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
-    "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50),
-    "walker-rnd": Collect("walker", explorer="rnd", episodes=3000, decisions=100, worlds=50, updates=150),
-    "cheetah-rnd": Collect("cheetah", explorer="rnd", episodes=3000, decisions=100, worlds=50, updates=150),
-    "quadruped-rnd": Collect("quadruped", explorer="rnd", episodes=3000, decisions=100, worlds=50, updates=150),
+    "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50, starts=_STARTS, hold=_SMALL_HOLD),
+    "walker-rnd": dataclasses.replace(_RND, world="walker"),
+    "cheetah-rnd": dataclasses.replace(_RND, world="cheetah"),
+    "quadruped-rnd": dataclasses.replace(_RND, world="quadruped"),
 }

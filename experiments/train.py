@@ -34,7 +34,8 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     episodes, metadata = load_data(data, experiment.world)
     if metadata["options"].get("hold") != env.spec.hold:
         raise InputError(
-            f"data: was collected with hold={metadata['options'].get('hold')}, the experiment has {env.spec.hold}"
+            f"data: was collected with hold={metadata['options'].get('hold')}, the experiment has {env.spec.hold}; "
+            "pass --hold to one of the two"
         )
     stored = dataset.from_episodes(episodes)
     if experiment.task:
@@ -116,9 +117,12 @@ def make_source(
         return z.reshape(online.worlds, count, z.shape[-1])
 
     def refill(ring: replay.Ring, params: Params, done: int, key: jax.Array) -> replay.Ring:
-        key_z, key_reset, key_roll = jax.random.split(key, 3)
+        key_z, key_reset, key_rows, key_roll = jax.random.split(key, 4)
         z = latents(params, ring, key_z)
         start = env.reset(key_reset, online.worlds)
+        again = round(online.restarts * online.worlds)
+        index = replay.draw(ring, rows, again, key_rows) + 1
+        start = env.reset_to(jnp.concatenate([ring.steps.physics[index], start.physics[again:]]))
         carry = (jax.tree.map(jnp.copy, params), z, jnp.int32(0))
         trajectory = rollout(env, behave, start, carry, online.decisions, key_roll)
         return replay.add(ring, collect.as_steps(trajectory, reward_of(trajectory)), rows)

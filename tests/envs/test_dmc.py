@@ -1,5 +1,6 @@
 """Walker, cheetah and quadruped read the same observations and pay the same rewards as dm_control."""
 
+import jax
 import mujoco
 import numpy as np
 import pytest
@@ -116,3 +117,15 @@ def test_quadruped_starts_just_above_the_floor_in_any_orientation():
             contacts.append(data.ncon > 0)
         assert contacts == [False, True]
     assert np.ptp(poses[:, 3:7], axis=0).min() > 0.5
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reference_starts_are_upright_poses_close_to_the_drawn_one(name):
+    env = envs.make(name, start="reference", threads=1)
+    physics = env.reset(jax.random.key(3), 200).physics
+    model = env.world.model
+    away = physics[:, env.world.qpos] - model.qpos0
+    hinges = model.jnt_qposadr[model.jnt_type == mujoco.mjtJoint.mjJNT_HINGE]
+    np.testing.assert_array_equal(np.delete(away, hinges, axis=1), 0)
+    np.testing.assert_allclose(away[:, hinges].std(), 0.1, rtol=0.1)
+    assert env.observe(physics)[1]["torso_upright"].min() > 0.8

@@ -182,6 +182,7 @@ def test_unstable_world_is_named_in_the_log(caplog):
         (("wakler",), {}, r"unknown world 'wakler'; did you mean 'walker'\?"),
         (("walker", "hots"), {}, r"unknown form 'hots' of world 'walker'; did you mean 'host'\?"),
         (("walker",), {"hodl": 2}, r"unknown option 'hodl' of world 'walker'; did you mean 'hold'\?"),
+        (("walker",), {"start": "refrence"}, r"unknown start 'refrence' of world 'walker'; did you mean 'reference'\?"),
         (("walker",), {"hold": 0}, r"hold must lie in \[1, 1000\] control steps, got 0"),
         (("walker", "mjx"), {"threads": 2}, r"threads belongs to form 'host'"),
     ],

@@ -1,0 +1,83 @@
+"""Where rollouts of a learning model and episodes of a collection start, and what they hold."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import agents
+from embodied.data import dataset
+from embodied.data.collect import episodes
+from embodied.train import TrainConfig
+from embodied.types import InputError, Spec
+from experiments import collect, train
+from experiments.presets import COLLECT, PRESETS, Online
+
+DECISIONS = 6
+WORLDS = 4
+
+
+@pytest.fixture(scope="module")
+def stored():
+    env = collect.make_env("point_maze", None)
+    preset = dataclasses.replace(COLLECT["point_maze-noise"], episodes=8, decisions=DECISIONS, worlds=8)
+    [trajectory] = collect._noise(preset, [env])
+    return env, episodes(trajectory)
+
+
+def refilled(stored, restarts, experiment=PRESETS["point_maze-fb-small"]):
+    """The ring before a refill and the episodes [E, T + 1, ...] that the refill added."""
+    env, first = stored
+    agent_config = experiment.agent.tiny()
+    online = Online(worlds=WORLDS, decisions=DECISIONS, latent_hold=3, capacity=20, restarts=restarts)
+    experiment = dataclasses.replace(experiment, agent=agent_config, online=online, train=TrainConfig(batch_size=4))
+    data = dataset.from_episodes(first)
+    spec = Spec(obs=env.spec.obs, action=env.spec.action, mean={"state": (0.0,) * 4}, std={"state": (1.0,) * 4})
+    agent = agents.module(train.agent_name(experiment)).make(agent_config, spec)
+    source = train.make_source(experiment, agent, env, data, first)
+    before = source.init(jax.random.key(0))
+    state = agent.init(jax.random.key(1), spec.example())
+    after = source.refill(jax.tree.map(jnp.copy, before), state.params, 0, jax.random.key(2))
+    rows = DECISIONS + 1
+    added = jax.tree.map(lambda leaf: np.asarray(leaf[8 * rows : (8 + WORLDS) * rows]), after.steps)
+    return before, jax.tree.map(lambda leaf: leaf.reshape(WORLDS, rows, *leaf.shape[1:]), added)
+
+
+@pytest.mark.parametrize(("restarts", "expected"), [(0.0, 0), (0.5, 2), (1.0, 4)])
+def test_a_share_of_rollouts_goes_on_from_stored_states(stored, restarts, expected):
+    before, added = refilled(stored, restarts)
+    known = {row.tobytes() for row in np.asarray(before.steps.obs["state"])}
+    again = [episode[0].tobytes() in known for episode in added.obs["state"]]
+    assert sum(again) == expected
+
+
+def test_rollouts_differ_from_each_other_and_keep_their_physics(stored):
+    env, _ = stored
+    _, added = refilled(stored, 0.5)
+    assert len(np.unique(added.obs["state"][:, -1], axis=0)) == WORLDS
+    obs, _ = env.observe(added.physics[:, 1])
+    np.testing.assert_allclose(obs["state"], added.obs["state"][:, 1], atol=1e-4)
+
+
+def test_rollouts_of_a_single_task_learner_pay_its_reward(stored):
+    env, _ = stored
+    task = next(iter(env.tasks))
+    _, added = refilled(stored, 0.5, dataclasses.replace(PRESETS["walker-td3-small"], world="point_maze", task=task))
+    _, quantities = env.observe(added.physics.reshape(-1, added.physics.shape[-1]))
+    expected = env.tasks[task](quantities, None, quantities).reshape(WORLDS, -1)[:, 1:]
+    np.testing.assert_allclose(added.reward[:, :-1], expected, atol=1e-3)
+
+
+def test_collection_takes_its_kinds_of_start_in_turn():
+    worlds = [collect.make_env("walker", 2, start=start) for start in ("suite", "reference")]
+    preset = dataclasses.replace(COLLECT["walker-noise"], episodes=32, decisions=1, worlds=8)
+    upright = [t.quantities["torso_upright"][:, 0].min() for t in collect._noise(preset, worlds)]
+    assert [one > 0.8 for one in upright] == [False, True, False, True]
+
+
+def test_a_kind_of_start_that_the_world_lacks_is_refused(tmp_path):
+    preset = dataclasses.replace(COLLECT["walker-noise"], starts=("suite", "refrence"))
+    with pytest.raises(InputError, match=r"unknown start 'refrence' of world 'walker'; did you mean 'reference'\?"):
+        collect.run(preset, tmp_path / "data", quiet=True)
