@@ -218,6 +218,8 @@ def test_limits_and_protocol_on_the_pages_are_those_of_the_code():
 
 
 def test_taught_agent_learns_which_action_leads_to_a_goal(taught):
+    (body,) = blocks(text("docs/add_an_agent.md"), "python", "file: agents/imitate.py")
+    assert sum(map(bool, body.splitlines())) <= 40
     taught("docs/add_an_agent.md", "agents/imitate.py")
     module = agents.module("imitate")
     spec = Spec(obs={"state": (2,)}, action=2)
