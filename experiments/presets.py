@@ -19,6 +19,8 @@ class Online:
     decisions: int = 100
     latent_hold: int = 100  # decisions until the next latent is drawn
     restarts: float = 0.5  # share of rollouts that go on from a state of the ring, in [0, 1]; the others start afresh
+    prompted: float = 0.5  # share of latents that answer random rewards over `quantities`, in [0, 1]
+    quantities: tuple[str, ...] = ()
     capacity: int = 10_000  # episodes that the ring holds, stored data included
 
 
@@ -105,7 +107,7 @@ _SMALL_FB = fb.Config(
 )
 _SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500, checkpoint_every=5_000)
 _PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000, checkpoint_every=50_000)
-_ONLINE = Online(worlds=50)
+_ONLINE = Online(worlds=50, quantities=("torso_height", "torso_upright", "torso_velocity_x", "torso_pitch_rate"))
 # Two control steps per decision, as is common for these robots: the same discount looks twice as far ahead.
 _SMALL_HOLD = 2
 _STARTS = ("suite", "reference")  # half of the episodes begin on the robot's feet

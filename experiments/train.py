@@ -2,27 +2,23 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import agents
-from embodied.data import collect, dataset, normalize, replay
+from embodied.data import dataset, normalize, replay
 from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
-from embodied.rollout import Trajectory, rollout
 from embodied.train import Hook, train
-from embodied.types import Agent, Env, Goal, InputError, Params, Prior, Run, Source, Spec, nearest
+from embodied.types import Env, InputError, Run, Spec, nearest
 from experiments import results
 from experiments.collect import load_data, make_env
 from experiments.evaluate import evaluate_tasks
+from experiments.online import make_source
 from experiments.presets import Experiment
-
-_NEIGHBOURS = (slice(None, -1), slice(1, None))  # decisions before and after each action
 
 
 def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> Path:
@@ -82,69 +78,6 @@ def relabel(stored: Dataset, env: Env, task: str) -> Dataset:
         reward[rows] = env.tasks[task](quantities, action, quantities)
     # The reward of the transition that begins in row i belongs to the state in row i + 1.
     return stored.replace(steps=stored.steps.replace(reward=np.concatenate([reward[1:], reward[-1:]])))
-
-
-def make_source(
-    experiment: Experiment, agent: Agent, env: Env, stored: Dataset, episodes: list[Mapping[str, np.ndarray]]
-) -> Source:
-    """Stored data alone, or a ring that starts with it and grows by the model's own rollouts."""
-    online = experiment.online
-    if not online.worlds:
-        return dataset.from_dataset(stored, experiment.train.batch_size)
-    rows = online.decisions + 1
-    lengths = {len(episode["action"]) for episode in episodes}
-    if lengths != {online.decisions}:
-        raise InputError(
-            f"online.decisions: must equal the length of the stored episodes ({sorted(lengths)[0]}), got "
-            f"{online.decisions}"
-        )
-    one = jax.tree.map(lambda leaf: leaf[:rows], stored.steps)
-    ring = replay.add(replay.empty(one, online.capacity), stored.steps, rows)
-    behave = _changing_latents(agent, online.latent_hold)
-    count = -(-online.decisions // online.latent_hold)
-
-    @jax.jit
-    def latents(params: Params, ring: replay.Ring, key: jax.Array) -> jax.Array:
-        """[E, S, D]: half drawn from the prior, half goals from the ring."""
-        total = online.worlds * count
-        key_rows, key_prior, key_mask = jax.random.split(key, 3)
-        index = replay.draw(ring, rows, total, key_rows) + 1
-        z = jax.vmap(lambda key: agent.prompt(params, Prior(), key))(jax.random.split(key_prior, total))
-        if Goal in agent.prompts:
-            goals = {name: leaf[index] for name, leaf in ring.steps.obs.items()}
-            of_goal = jax.vmap(lambda obs: agent.prompt(params, Goal(obs), key_rows))(goals)
-            z = jnp.where(jax.random.bernoulli(key_mask, 0.5, (total, 1)), of_goal, z)
-        return z.reshape(online.worlds, count, z.shape[-1])
-
-    def refill(ring: replay.Ring, params: Params, done: int, key: jax.Array) -> replay.Ring:
-        key_z, key_reset, key_rows, key_roll = jax.random.split(key, 4)
-        z = latents(params, ring, key_z)
-        start = env.reset(key_reset, online.worlds)
-        again = round(online.restarts * online.worlds)
-        index = replay.draw(ring, rows, again, key_rows) + 1
-        start = env.reset_to(jnp.concatenate([ring.steps.physics[index], start.physics[again:]]))
-        carry = (jax.tree.map(jnp.copy, params), z, jnp.int32(0))
-        trajectory = rollout(env, behave, start, carry, online.decisions, key_roll)
-        return replay.add(ring, collect.as_steps(trajectory, reward_of(trajectory)), rows)
-
-    def reward_of(trajectory: Trajectory) -> np.ndarray | None:
-        if not experiment.task:
-            return None
-        before, after = ({q: leaf[:, part] for q, leaf in trajectory.quantities.items()} for part in _NEIGHBOURS)
-        return np.asarray(env.tasks[experiment.task](before, trajectory.action, after))
-
-    return replay.from_ring(ring, rows, experiment.train.batch_size, refill)
-
-
-def _changing_latents(agent: Agent, hold: int) -> Any:
-    """Exploring behaviour with carry (params, z [E, S, D], decision): latent S = decision // hold."""
-
-    def behave(obs: Any, carry: tuple, key: jax.Array) -> tuple[jax.Array, tuple]:
-        params, z, decision = carry
-        action, _ = agent.act(params, obs, z[:, decision // hold], (), key)
-        return action, (params, z, decision + 1)
-
-    return behave
 
 
 def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:

@@ -13,6 +13,7 @@ from embodied.data.collect import episodes
 from embodied.train import TrainConfig
 from embodied.types import InputError, Spec
 from experiments import collect, train
+from experiments.online import make_source, random_rewards
 from experiments.presets import COLLECT, PRESETS, Online
 
 DECISIONS = 6
@@ -27,16 +28,16 @@ def stored():
     return env, episodes(trajectory)
 
 
-def refilled(stored, restarts, experiment=PRESETS["point_maze-fb-small"]):
+def refilled(stored, restarts, experiment=PRESETS["point_maze-fb-small"], **options):
     """The ring before a refill and the episodes [E, T + 1, ...] that the refill added."""
     env, first = stored
     agent_config = experiment.agent.tiny()
-    online = Online(worlds=WORLDS, decisions=DECISIONS, latent_hold=3, capacity=20, restarts=restarts)
+    online = Online(worlds=WORLDS, decisions=DECISIONS, latent_hold=3, capacity=20, restarts=restarts, **options)
     experiment = dataclasses.replace(experiment, agent=agent_config, online=online, train=TrainConfig(batch_size=4))
     data = dataset.from_episodes(first)
     spec = Spec(obs=env.spec.obs, action=env.spec.action, mean={"state": (0.0,) * 4}, std={"state": (1.0,) * 4})
     agent = agents.module(train.agent_name(experiment)).make(agent_config, spec)
-    source = train.make_source(experiment, agent, env, data, first)
+    source = make_source(experiment, agent, env, data, first)
     before = source.init(jax.random.key(0))
     state = agent.init(jax.random.key(1), spec.example())
     after = source.refill(jax.tree.map(jnp.copy, before), state.params, 0, jax.random.key(2))
@@ -81,3 +82,40 @@ def test_a_kind_of_start_that_the_world_lacks_is_refused(tmp_path):
     preset = dataclasses.replace(COLLECT["walker-noise"], starts=("suite", "refrence"))
     with pytest.raises(InputError, match=r"unknown start 'refrence' of world 'walker'; did you mean 'reference'\?"):
         collect.run(preset, tmp_path / "data", quiet=True)
+
+
+def test_random_rewards_are_products_of_two_tolerances_inside_the_observed_range():
+    generator = np.random.default_rng(0)
+    quantities = {"a": generator.uniform(2, 3, 4000), "b": generator.normal(size=4000), "c": np.zeros(4000)}
+    rewards = random_rewards(quantities, ("a", "b"), 50, np.random.default_rng(1))
+    assert rewards.shape == (50, 4000)
+    assert rewards.max() <= 1
+    best = rewards.argmax(1)
+    assert rewards.max(1).min() > 0.5  # each asks for something that was seen
+    assert np.ptp(quantities["a"][best]) > 0.8  # and together they ask for all of it
+    assert (random_rewards(quantities, ("a", "b"), 50, np.random.default_rng(1)) == rewards).all()
+
+
+def test_a_random_reward_falls_to_a_tenth_a_quarter_of_the_range_away():
+    quantities = {"a": np.linspace(2, 3, 4001)}
+    [alone] = random_rewards(quantities, ("a",), 1, np.random.default_rng(2))
+    steps = 1000 if alone.argmax() < 2000 else -1000
+    np.testing.assert_allclose(alone[alone.argmax() + steps], 0.1, atol=0.01)
+
+
+def test_prompted_rollouts_ask_for_random_rewards_over_the_named_quantities(stored, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "experiments.online.random_rewards",
+        lambda quantities, names, count, generator: (
+            asked.append((names, count)) or random_rewards(quantities, names, count, generator)
+        ),
+    )
+    _, added = refilled(stored, 0.5, prompted=0.75, quantities=("x", "y"))
+    assert asked == [(("x", "y"), 6)]  # of 4 worlds with 2 latents each
+    assert np.isfinite(added.obs["state"]).all()
+
+
+def test_a_quantity_that_the_world_lacks_is_refused(stored):
+    with pytest.raises(InputError, match=r"online.quantities: world 'point_maze' has no quantity 'sped'; did you mean"):
+        refilled(stored, 0.5, quantities=("sped",))
