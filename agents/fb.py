@@ -46,6 +46,7 @@ class Config:
     lr_actor: float = 1e-4
     c_orth: float = 1.0
     goal_ratio: float = 0.5  # share of training latents that encode a goal, in [0, 1]
+    latent_ratio: float = 0.5  # share of training latents that the batch brings, where it does, in [0, 1]
     pessimism: float = 0.0  # head disagreement subtracted in targets; 0.5 is the minimum of two heads
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration and target actions
@@ -104,7 +105,8 @@ def make(config: Config, spec: Spec) -> Agent:
         key_z, key_target, key_actor = jax.random.split(key, 3)
         x, next_x = preprocess(batch.obs), preprocess(batch.next_obs)
         params, target = state.params, state.target
-        z = losses.sample_latents(key_z, net["backward"].apply(params["backward"], next_x), config.goal_ratio)
+        goals = net["backward"].apply(params["backward"], next_x)
+        z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
         discount = config.discount * batch.discount
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)

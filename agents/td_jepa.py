@@ -54,6 +54,7 @@ class Config:
     c_phi: float = 0.1  # orthonormality of phi
     c_psi: float = 0.1  # orthonormality of psi
     goal_ratio: float = 0.5  # share of training latents that encode a goal, in [0, 1]
+    latent_ratio: float = 0.5  # share of training latents that the batch brings, where it does, in [0, 1]
     scale_goals: bool = False  # goals as C^-1 psi(g) while training (OGBench)
     pessimism: float = 0.0  # head disagreement subtracted in targets; 0.5 is the minimum of two heads
     actor_pessimism: float = 0.0  # the same for the actor
@@ -124,7 +125,7 @@ def make(config: Config, spec: Spec) -> Agent:
         goals = net[task].apply(params[task], next_x)
         if config.scale_goals:
             goals = jnp.linalg.solve(params["covariance"] + 1e-6 * jnp.eye(config.z_dim), goals.T).T
-        z = losses.sample_latents(key_z, goals, config.goal_ratio)
+        z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
         discount = config.discount * batch.discount
 
         next_phi = net["phi"].apply(target["phi"], next_x)

@@ -91,14 +91,27 @@ def latent_policy_loss(
     return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}
 
 
-def sample_latents(key: Key[Array, ""], goals: Float[Array, "n d"], goal_ratio: float) -> Float[Array, "n d"]:
-    """Training latents: uniform on the sphere, or with probability `goal_ratio` a shuffled goal latent."""
+def sample_latents(
+    key: Key[Array, ""],
+    goals: Float[Array, "n d"],
+    goal_ratio: float,
+    brought: Float[Array, "n d"] | None = None,
+    brought_ratio: float = 0.0,
+) -> Float[Array, "n d"]:
+    """Training latents: uniform on the sphere, or with probability `goal_ratio` a shuffled goal latent.
+
+    Where the batch brings latents along, each row takes its own with probability `brought_ratio` instead.
+    """
     key_sphere, key_permutation, key_mask = jax.random.split(key, 3)
     n, d = goals.shape
     sphere = project(jax.random.normal(key_sphere, (n, d)))
     shuffled = project(jax.random.permutation(key_permutation, goals))
     use_goal = jax.random.bernoulli(key_mask, goal_ratio, (n, 1))
-    return jax.lax.stop_gradient(jnp.where(use_goal, shuffled, sphere))
+    z = jnp.where(use_goal, shuffled, sphere)
+    if brought is not None:
+        use_brought = jax.random.bernoulli(jax.random.fold_in(key, 1), brought_ratio, (n, 1))
+        z = jnp.where(use_brought, brought, z)
+    return jax.lax.stop_gradient(z)
 
 
 def spectrum_ratio(features: Float[Array, "n d"]) -> Float[Array, ""]:

@@ -35,6 +35,7 @@ class Batch:
     next_obs: Obs  # leaves [B, ...]
     reward: Float[Array, " B"]  # zeros for reward-free data
     discount: Float[Array, " B"]
+    latent: Float[Array, "B D"] | None = None  # latents worth training on, where the source knows some
 
 
 @no_type_check

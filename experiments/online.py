@@ -4,28 +4,62 @@ The prompts are drawn without looking at any task: directions of the latent spac
 rewards over the quantities that the preset names (a text of `embodied prompt` is one of that kind).
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
 
 from embodied.data import collect, dataset, replay
-from embodied.data.dataset import Dataset
+from embodied.data.dataset import Dataset, gather
+from embodied.nets.encoders import project
 from embodied.rewards.functions import tolerance
 from embodied.rollout import Trajectory, rollout
-from embodied.types import Agent, Env, Goal, InputError, Params, Prior, Quantities, Reward, Source, nearest
+from embodied.types import (
+    Agent,
+    Batch,
+    Env,
+    Goal,
+    InputError,
+    Obs,
+    Params,
+    Prior,
+    Quantities,
+    Reward,
+    Source,
+    Spec,
+    nearest,
+)
 from experiments.presets import Experiment, Online
 
 _NEIGHBOURS = (slice(None, -1), slice(1, None))  # decisions before and after each action
+_BANK = 256  # random rewards asked per refill
 _ANSWERED_FROM = 5_000  # states of the ring that tell which latent a random reward asks for
 
 
+@no_type_check
+@struct.dataclass
+class State:
+    """What changes: the episodes, and the latents that the model last gave to random rewards."""
+
+    ring: replay.Ring
+    latents: Float[Array, "_BANK D"] | None
+
+
 def make_source(
-    experiment: Experiment, agent: Agent, env: Env, stored: Dataset, episodes: list[Mapping[str, np.ndarray]]
+    experiment: Experiment,
+    agent: Agent,
+    spec: Spec,
+    env: Env,
+    stored: Dataset,
+    episodes: list[Mapping[str, np.ndarray]],
 ) -> Source:
     """Stored data alone, or a ring that starts with it and grows by the model's own rollouts.
+
+    Where the rollouts answer random rewards, batches bring the latents of such rewards along.
 
     Raises InputError for episodes of another length than the rollouts, or a quantity that the world lacks.
     """
@@ -35,20 +69,39 @@ def make_source(
     _check(online, env, episodes)
     rows = online.decisions + 1
     one = jax.tree.map(lambda leaf: leaf[:rows], stored.steps)
-    ring = replay.add(replay.empty(one, online.capacity), stored.steps, rows)
     behave = _changing_latents(agent, online.latent_hold)
-    draw_latents = _latents(agent, env, online)
+    asks = bool(online.quantities) and Reward in agent.prompts
+    undirected, answer = _undirected(agent, online), _answers(agent, env, online)
 
-    def refill(ring: replay.Ring, params: Params, done: int, key: jax.Array) -> replay.Ring:
-        key_z, key_reset, key_rows, key_roll = jax.random.split(key, 4)
-        z = draw_latents(params, ring, key_z)
+    def init(key: jax.Array) -> State:
+        ring = replay.add(replay.empty(one, online.capacity), stored.steps, rows)
+        if not asks:
+            return State(ring, None)
+        # Directions without a meaning, until there is a model that gives them one.
+        ask = lambda key: agent.prompt(agent.init(key, spec.example()).params, Prior(), key)  # noqa: E731
+        return State(ring, project(jax.random.normal(key, (_BANK, *jax.eval_shape(ask, key).shape))))
+
+    def sample(data: tuple[()], state: State, key: jax.Array) -> tuple[State, Batch]:
+        key_rows, key_latents = jax.random.split(key)
+        batch = gather(state.ring.steps, replay.draw(state.ring, rows, experiment.train.batch_size, key_rows))
+        if state.latents is not None:
+            pick = jax.random.randint(key_latents, (experiment.train.batch_size,), 0, _BANK)
+            batch = batch.replace(latent=state.latents[pick])
+        return state, batch
+
+    def refill(state: State, params: Params, done: int, key: jax.Array) -> State:
+        key_z, key_answers, key_reset, key_rows, key_roll = jax.random.split(key, 5)
+        ring, z, latents = state.ring, undirected(params, state.ring, key_z), None
+        if asks:
+            latents = answer(params, ring, key_answers)
+            z = _mix(z, latents, online.prompted, key_answers)
         start = env.reset(key_reset, online.worlds)
         again = round(online.restarts * online.worlds)
         index = replay.draw(ring, rows, again, key_rows) + 1
         start = env.reset_to(jnp.concatenate([ring.steps.physics[index], start.physics[again:]]))
         carry = (jax.tree.map(jnp.copy, params), z, jnp.int32(0))
         trajectory = rollout(env, behave, start, carry, online.decisions, key_roll)
-        return replay.add(ring, collect.as_steps(trajectory, reward_of(trajectory)), rows)
+        return State(replay.add(ring, collect.as_steps(trajectory, reward_of(trajectory)), rows), latents)
 
     def reward_of(trajectory: Trajectory) -> np.ndarray | None:
         if not experiment.task:
@@ -56,7 +109,7 @@ def make_source(
         before, after = ({q: leaf[:, part] for q, leaf in trajectory.quantities.items()} for part in _NEIGHBOURS)
         return np.asarray(env.tasks[experiment.task](before, trajectory.action, after))
 
-    return replay.from_ring(ring, rows, experiment.train.batch_size, refill)
+    return Source(data=(), init=init, next=sample, refill=refill)
 
 
 def random_rewards(
@@ -93,15 +146,14 @@ def _check(online: Online, env: Env, episodes: list[Mapping[str, np.ndarray]]) -
             raise InputError(f"online.quantities: world '{env.spec.name}' has no quantity '{name}'; {known}")
 
 
-def _latents(agent: Agent, env: Env, online: Online) -> Any:
-    """(params, ring, key) -> [E, S, D]: a share of random rewards, and of the rest half prior and half goals."""
+def _undirected(agent: Agent, online: Online) -> Callable[[Params, replay.Ring, jax.Array], jax.Array]:
+    """(params, ring, key) -> [E, S, D]: half drawn from the prior, half goals from the ring."""
     rows = online.decisions + 1
     count = -(-online.decisions // online.latent_hold)
     total = online.worlds * count
-    answered = round(online.prompted * total) if online.quantities and Reward in agent.prompts else 0
 
     @jax.jit
-    def undirected(params: Params, ring: replay.Ring, key: jax.Array) -> jax.Array:
+    def draw(params: Params, ring: replay.Ring, key: jax.Array) -> jax.Array:
         key_rows, key_prior, key_mask = jax.random.split(key, 3)
         z = jax.vmap(lambda key: agent.prompt(params, Prior(), key))(jax.random.split(key_prior, total))
         if Goal in agent.prompts:
@@ -109,27 +161,34 @@ def _latents(agent: Agent, env: Env, online: Online) -> Any:
             goals = {name: leaf[index] for name, leaf in ring.steps.obs.items()}
             of_goal = jax.vmap(lambda obs: agent.prompt(params, Goal(obs), key_rows))(goals)
             z = jnp.where(jax.random.bernoulli(key_mask, 0.5, (total, 1)), of_goal, z)
-        return z
-
-    @jax.jit
-    def answer(params: Params, obs: dict, rewards: jax.Array, key: jax.Array) -> jax.Array:
-        return jax.vmap(lambda reward: agent.prompt(params, Reward(obs, reward), key))(rewards)
-
-    def draw(params: Params, ring: replay.Ring, key: jax.Array) -> jax.Array:
-        key_rest, key_rows, key_rewards, key_order = jax.random.split(key, 4)
-        z = undirected(params, ring, key_rest)
-        if answered:
-            index = replay.draw(ring, rows, _ANSWERED_FROM, key_rows) + 1
-            obs = {name: leaf[index] for name, leaf in ring.steps.obs.items()}
-            _, quantities = env.observe(ring.steps.physics[index])
-            generator = np.random.default_rng(np.asarray(jax.random.key_data(key_rewards)))
-            rewards = random_rewards(quantities, online.quantities, answered, generator)
-            # Shuffled, because the worlds that go on from stored states come first.
-            z = jnp.concatenate([answer(params, obs, rewards, key_rewards), z[answered:]])
-            z = jax.random.permutation(key_order, z)
         return z.reshape(online.worlds, count, z.shape[-1])
 
     return draw
+
+
+def _answers(agent: Agent, env: Env, online: Online) -> Callable[[Params, replay.Ring, jax.Array], jax.Array]:
+    """(params, ring, key) -> [_BANK, D]: what the model answers to random rewards on states of the ring."""
+
+    @jax.jit
+    def answer(params: Params, obs: Obs, rewards: jax.Array, key: jax.Array) -> jax.Array:
+        return jax.vmap(lambda reward: agent.prompt(params, Reward(obs, reward), key))(rewards)
+
+    def draw(params: Params, ring: replay.Ring, key: jax.Array) -> jax.Array:
+        index = replay.draw(ring, online.decisions + 1, _ANSWERED_FROM, key) + 1
+        _, quantities = env.observe(ring.steps.physics[index])
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rewards = random_rewards(quantities, online.quantities, _BANK, generator)
+        return answer(params, {name: leaf[index] for name, leaf in ring.steps.obs.items()}, rewards, key)
+
+    return draw
+
+
+@jax.jit
+def _mix(z: jax.Array, latents: jax.Array, share: Any, key: jax.Array) -> jax.Array:
+    """`z` [E, S, D] with each latent replaced, with probability `share`, by one of `latents` [N, D]."""
+    key_mask, key_pick = jax.random.split(key)
+    mask = jax.random.bernoulli(key_mask, share, (*z.shape[:2], 1))
+    return jnp.where(mask, latents[jax.random.randint(key_pick, z.shape[:2], 0, len(latents))], z)
 
 
 def _changing_latents(agent: Agent, hold: int) -> Any:

@@ -41,7 +41,7 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     name = agent_name(experiment)
     agent = agents.module(name).make(experiment.agent, spec)
     _claim(out, experiment, data)
-    source = make_source(experiment, agent, env, stored, episodes)
+    source = make_source(experiment, agent, spec, env, stored, episodes)
 
     def policy_of(run: Run) -> Policy:
         params = jax.device_get(run.agent.params)
@@ -84,7 +84,7 @@ def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
     """States for reward prompts: rows behind a transition of the stored data, or of the ring where there is one."""
     generator = np.random.Generator(np.random.PCG64(experiment.train.seed))
     if experiment.online.worlds:
-        ring = run.source
+        ring = run.source.ring
         rows = experiment.online.decisions + 1
         key = jax.random.key(experiment.train.seed)
         index = np.asarray(replay.draw(ring, rows, experiment.buffer, key)) + 1

@@ -115,6 +115,15 @@ def test_training_latents_are_shuffled_goals_in_the_asked_share(rng, ratio):
     assert (origin[is_goal] == np.flatnonzero(is_goal)).mean() < 0.1 if ratio else True
 
 
+def test_latents_that_a_batch_brings_replace_the_share_asked_for():
+    goals, brought = jnp.ones((4000, 3)), jnp.full((4000, 3), 7.0)
+    plain = losses.sample_latents(jax.random.key(2), goals, 0.5)
+    mixed = losses.sample_latents(jax.random.key(2), goals, 0.5, brought, 0.25)
+    taken = (mixed == 7.0).all(1)
+    np.testing.assert_allclose(taken.mean(), 0.25, atol=0.03)
+    np.testing.assert_array_equal(mixed[~taken], plain[~taken])
+
+
 def test_spectrum_ratio_is_the_smallest_over_the_largest_covariance_eigenvalue():
     features = jnp.array([[3.0, 0.0], [0.0, 1.0], [-3.0, 0.0], [0.0, -1.0]])
     np.testing.assert_allclose(losses.spectrum_ratio(features), 1 / 9, rtol=1e-5)

@@ -13,7 +13,7 @@ from embodied.data.collect import episodes
 from embodied.train import TrainConfig
 from embodied.types import InputError, Spec
 from experiments import collect, train
-from experiments.online import make_source, random_rewards
+from experiments.online import _mix, make_source, random_rewards
 from experiments.presets import COLLECT, PRESETS, Online
 
 DECISIONS = 6
@@ -28,22 +28,27 @@ def stored():
     return env, episodes(trajectory)
 
 
-def refilled(stored, restarts, experiment=PRESETS["point_maze-fb-small"], **options):
-    """The ring before a refill and the episodes [E, T + 1, ...] that the refill added."""
+def made(stored, experiment=PRESETS["point_maze-fb-small"], **options):
+    """(experiment, agent, params, source) of an online run in the maze."""
     env, first = stored
-    agent_config = experiment.agent.tiny()
-    online = Online(worlds=WORLDS, decisions=DECISIONS, latent_hold=3, capacity=20, restarts=restarts, **options)
-    experiment = dataclasses.replace(experiment, agent=agent_config, online=online, train=TrainConfig(batch_size=4))
-    data = dataset.from_episodes(first)
+    online = Online(worlds=WORLDS, decisions=DECISIONS, latent_hold=3, capacity=20, **options)
+    experiment = dataclasses.replace(
+        experiment, agent=experiment.agent.tiny(), online=online, train=TrainConfig(batch_size=4)
+    )
     spec = Spec(obs=env.spec.obs, action=env.spec.action, mean={"state": (0.0,) * 4}, std={"state": (1.0,) * 4})
-    agent = agents.module(train.agent_name(experiment)).make(agent_config, spec)
-    source = make_source(experiment, agent, env, data, first)
+    agent = agents.module(train.agent_name(experiment)).make(experiment.agent, spec)
+    source = make_source(experiment, agent, spec, env, dataset.from_episodes(first), first)
+    return experiment, agent, agent.init(jax.random.key(1), spec.example()).params, source
+
+
+def refilled(stored, restarts, experiment=PRESETS["point_maze-fb-small"]):
+    """The ring before a refill and the episodes [E, T + 1, ...] that the refill added."""
+    _, _, params, source = made(stored, experiment, restarts=restarts)
     before = source.init(jax.random.key(0))
-    state = agent.init(jax.random.key(1), spec.example())
-    after = source.refill(jax.tree.map(jnp.copy, before), state.params, 0, jax.random.key(2))
+    after = source.refill(jax.tree.map(jnp.copy, before), params, 0, jax.random.key(2))
     rows = DECISIONS + 1
-    added = jax.tree.map(lambda leaf: np.asarray(leaf[8 * rows : (8 + WORLDS) * rows]), after.steps)
-    return before, jax.tree.map(lambda leaf: leaf.reshape(WORLDS, rows, *leaf.shape[1:]), added)
+    added = jax.tree.map(lambda leaf: np.asarray(leaf[8 * rows : (8 + WORLDS) * rows]), after.ring.steps)
+    return before.ring, jax.tree.map(lambda leaf: leaf.reshape(WORLDS, rows, *leaf.shape[1:]), added)
 
 
 @pytest.mark.parametrize(("restarts", "expected"), [(0.0, 0), (0.5, 2), (1.0, 4)])
@@ -103,19 +108,34 @@ def test_a_random_reward_falls_to_a_tenth_a_quarter_of_the_range_away():
     np.testing.assert_allclose(alone[alone.argmax() + steps], 0.1, atol=0.01)
 
 
-def test_prompted_rollouts_ask_for_random_rewards_over_the_named_quantities(stored, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        "experiments.online.random_rewards",
-        lambda quantities, names, count, generator: (
-            asked.append((names, count)) or random_rewards(quantities, names, count, generator)
-        ),
-    )
-    _, added = refilled(stored, 0.5, prompted=0.75, quantities=("x", "y"))
-    assert asked == [(("x", "y"), 6)]  # of 4 worlds with 2 latents each
-    assert np.isfinite(added.obs["state"]).all()
+def test_batches_bring_the_latents_that_the_model_gives_to_random_rewards(stored):
+    experiment, _, params, source = made(stored, quantities=("x", "y"))
+    state = source.init(jax.random.key(0))
+    norms = np.linalg.norm(state.latents, axis=1)
+    np.testing.assert_allclose(norms, np.sqrt(experiment.agent.z_dim), rtol=1e-5)
+    after = source.refill(jax.tree.map(jnp.copy, state), params, 0, jax.random.key(2))
+    assert np.abs(after.latents - state.latents).max(1).min() > 0.1
+    _, batch = source.next((), after, jax.random.key(3))
+    known = {row.tobytes() for row in np.asarray(after.latents)}
+    assert all(row.tobytes() in known for row in np.asarray(batch.latent))
+    again = source.refill(jax.tree.map(jnp.copy, state), params, 0, jax.random.key(2))
+    np.testing.assert_array_equal(again.latents, after.latents)
+
+
+def test_without_quantities_batches_bring_no_latents(stored):
+    _, _, _, source = made(stored)
+    _, batch = source.next((), source.init(jax.random.key(0)), jax.random.key(1))
+    assert batch.latent is None
+
+
+def test_the_share_of_rollouts_that_answer_a_random_reward():
+    z, latents = jnp.zeros((50, 4, 3)), jnp.ones((7, 3))
+    for share in (0.0, 0.3, 1.0):
+        mixed = np.asarray(_mix(z, latents, share, jax.random.key(0)))
+        np.testing.assert_allclose(mixed[..., 0].mean(), share, atol=0.08)
+        assert (mixed == mixed[..., :1]).all()
 
 
 def test_a_quantity_that_the_world_lacks_is_refused(stored):
     with pytest.raises(InputError, match=r"online.quantities: world 'point_maze' has no quantity 'sped'; did you mean"):
-        refilled(stored, 0.5, quantities=("sped",))
+        made(stored, quantities=("sped",))
