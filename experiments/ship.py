@@ -19,7 +19,7 @@ from experiments.models import MODELS
 from experiments.report import duration, read_metrics
 
 BUFFER = 12_000  # states that travel with the model
-LIMIT = 6 * 2**20  # bytes of a shipped folder
+LIMIT = 6_000_000  # bytes of a shipped folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Arguments:
     run: tyro.conf.Positional[Path]  # finished or interrupted run with a policy folder
     name: tyro.conf.Positional[str]  # of the model
     episodes: int = 50  # per task, for the card and the result file
+    without: tuple[str, ...] = ()  # parameter groups that neither prompting nor acting needs
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
     policy = load(chosen.run)
     rows = np.random.Generator(np.random.PCG64(0)).permutation(len(policy.buffer.physics))[:BUFFER]
     buffer = Buffer({name: leaf[rows] for name, leaf in policy.buffer.obs.items()}, policy.buffer.physics[rows])
-    policy = dataclasses.replace(policy, buffer=buffer)
+    params = {name: group for name, group in policy.params.items() if name not in chosen.without}
+    policy = dataclasses.replace(policy, params=params, buffer=buffer)
     env = make_env(policy.world, policy.options.get("hold"))
     columns = {"zero-shot": evaluate_tasks(policy, env, chosen.episodes)} | baselines(policy, env, chosen.episodes)
     scores = {
@@ -45,24 +47,27 @@ def main() -> None:
         for name, column in columns.items()
     }
     metrics = read_metrics(chosen.run)
-    experiment = json.loads((chosen.run / "experiment.json").read_text(encoding="utf-8"))["experiment"]
+    made = json.loads((chosen.run / "experiment.json").read_text(encoding="utf-8"))
+    experiment = made["experiment"]
     seconds = sum(row["time/seconds"] for row in metrics)
     record = results.write_result(
         results.ROOT / "results" / f"model-{chosen.name}.json",
-        f"python -m experiments.ship {chosen.run} {chosen.name} --episodes {chosen.episodes}",
+        f"python -m experiments.ship {chosen.run} {chosen.name} --episodes {chosen.episodes}"
+        + (f" --without {' '.join(chosen.without)}" if chosen.without else ""),
         {"scores": scores, "updates": metrics[-1]["step"]},
         [experiment["train"]["seed"]],
         seconds,
         model_sha256=policy.sha256,
         experiment=experiment,
+        trained_with_commit=made["made"]["commit"],
         protocol="return over one episode of 1000 control steps; IQM of the episodes of one trained seed",
     )
     folder = MODELS / chosen.name
     policy.save(folder, card(chosen.name, policy, record, seconds))
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{folder.name}: {size / 2**20:.2f} MiB")
+    print(f"{folder.name}: {size / 1e6:.2f} MB")
     if size > LIMIT:
-        raise SystemExit(f"error: {folder} is larger than {LIMIT / 2**20:.0f} MiB")
+        raise SystemExit(f"error: {folder} is larger than {LIMIT / 1e6:.0f} MB")
 
 
 def card(name: str, policy: Policy, record: dict[str, Any], seconds: float) -> str:
@@ -86,7 +91,7 @@ data of our own simulation only.
   `embodied train {preset} --data data/{world} --out runs/{name} --train.updates {train["updates"]}`,
   taken at update {record["metrics"]["updates"]:,}
 - training time: {duration(seconds)} on {record["hardware"]["cpu"]}, a shared machine; seed {train["seed"]}
-- scored with commit {record["commit"]}, {record["date"]}
+- trained with commit {record["trained_with_commit"]}, scored with commit {record["commit"]}, {record["date"]}
 
 Returns over 1000 control steps, at most 1000: interquartile mean of {episodes} episodes with a 95 % bootstrap interval,
 one trained seed (the numbers of `results/model-{name}.json`).
