@@ -29,10 +29,10 @@ CORNER_RADIUS, GOAL_RADIUS = 0.10, 0.15  # metres; success is being inside durin
 LAST = 100
 FLOOR = {"corner_success_mean": 0.80, "goal_success_mean": 0.75}  # below these the demo fails
 CEILING = {"untrained_corner_success_mean": 0.15, "untrained_goal_success_mean": 0.15}
-# Picked out of six texts that were tried, because the shipped walker does these well: a demonstration, no benchmark.
+_TALL = "tolerance(torso_height, 1.2, inf, 0.6) * (1 + torso_upright) / 2"
 WALKER_PROMPTS = {
-    "crouch": "tolerance(torso_height, 0.7, 0.9, 0.2) * (1 + torso_upright) / 2",
-    "forwards": "tolerance(torso_velocity_x, 1, inf, 1, linear, 0)",
+    "stand tall": _TALL,
+    "walk upright": f"{_TALL} * tolerance(torso_velocity_x, 1, inf, 1, linear, 0)",
 }
 
 

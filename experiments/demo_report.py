@@ -47,7 +47,8 @@ embodied prompt runs/demo/run --goal "x=0.2, y=-0.1" --out here.json
 embodied prompt walker --reward "tolerance(torso_height, 1.2, inf, 0.6) * (1 + torso_upright) / 2"
 embodied evaluate walker                        # all four tasks, zero-shot, with intervals
 embodied collect walker-rnd --out data/walker   # make your own data, then:
-embodied train walker-fb-small --data data/walker --out runs/walker"""
+embodied train walker-td_jepa-small --data data/walker --out runs/walker"""
+SHOWN_SECONDS = 10  # of each walker episode
 
 
 def write(
@@ -141,18 +142,17 @@ def _walker(out: Path, walks: Mapping[str, Walk]) -> Section:
         ]
         rows.append([name, *cells])
         caption = f"{name}: {walk.text}"
-        strip = video.film_strip(walk.env, walk.physics[:400], "side")
+        spec = walk.env.spec
+        shown = walk.physics[: round(SHOWN_SECONDS / (spec.control_dt * spec.hold))]
+        strip = video.film_strip(walk.env, shown, "side")
         if strip:
             clips.append(Figure(strip, caption, photograph=True))
-            clips.append(
-                Video(video.record(walk.env, walk.physics[:400], "side", out / f"{name.replace(' ', '_')}.mp4"))
-            )
+            clips.append(Video(video.record(walk.env, shown, "side", out / f"{name.replace(' ', '_')}.mp4")))
         else:
             clips.append(caption)
     about = (
-        "The walker that ships with the repository was prompted with texts that its training never saw. They were "
-        "picked because it does them well; its card has the standard tasks. Returns over "
-        "1000 control steps, at most 1000."
+        "The walker that ships with the repository was prompted with texts that its training never saw; its card has "
+        "the standard tasks. Returns over 1000 control steps, at most 1000."
     )
     caption = "Interquartile mean of 10 episodes with a 95 % bootstrap interval; one trained model."
     return Section(
