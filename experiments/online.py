@@ -90,11 +90,11 @@ def make_source(
         return state, batch
 
     def refill(state: State, params: Params, done: int, key: jax.Array) -> State:
-        key_z, key_answers, key_reset, key_rows, key_roll = jax.random.split(key, 5)
+        key_z, key_answers, key_mix, key_reset, key_rows, key_roll = jax.random.split(key, 6)
         ring, z, latents = state.ring, undirected(params, state.ring, key_z), None
         if asks:
             latents = answer(params, ring, key_answers)
-            z = _mix(z, latents, online.prompted, key_answers)
+            z = _mix(z, latents, online.prompted, key_mix)
         start = env.reset(key_reset, online.worlds)
         again = round(online.restarts * online.worlds)
         index = replay.draw(ring, rows, again, key_rows) + 1
@@ -174,11 +174,12 @@ def _answers(agent: Agent, env: Env, online: Online) -> Callable[[Params, replay
         return jax.vmap(lambda reward: agent.prompt(params, Reward(obs, reward), key))(rewards)
 
     def draw(params: Params, ring: replay.Ring, key: jax.Array) -> jax.Array:
-        index = replay.draw(ring, online.decisions + 1, _ANSWERED_FROM, key) + 1
+        key_rows, key_rewards, key_prompt = jax.random.split(key, 3)
+        index = replay.draw(ring, online.decisions + 1, _ANSWERED_FROM, key_rows) + 1
         _, quantities = env.observe(ring.steps.physics[index])
-        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(key_rewards)))
         rewards = random_rewards(quantities, online.quantities, _BANK, generator)
-        return answer(params, {name: leaf[index] for name, leaf in ring.steps.obs.items()}, rewards, key)
+        return answer(params, {name: leaf[index] for name, leaf in ring.steps.obs.items()}, rewards, key_prompt)
 
     return draw
 

@@ -4,7 +4,6 @@ Episodes have one fixed length T and take T + 1 rows; the ring is part of the ch
 what the interrupted one would have sampled.
 """
 
-from collections.abc import Callable
 from typing import no_type_check
 
 import jax
@@ -13,7 +12,7 @@ from flax import struct
 from jaxtyping import Array, Int, Key
 
 from embodied.data.dataset import Steps, gather
-from embodied.types import Batch, InputError, Params, Source
+from embodied.types import Batch, InputError, Source
 
 
 @no_type_check
@@ -56,18 +55,13 @@ def draw(ring: Ring, rows: int, count: int, key: Key[Array, ""]) -> Int[Array, "
     return pick // (rows - 1) * rows + pick % (rows - 1)
 
 
-def from_ring(
-    initial: Ring,
-    rows: int,
-    batch_size: int,
-    refill: Callable[[Ring, Params, int, Key[Array, ""]], Ring] | None = None,
-) -> Source:
-    """A source of uniformly drawn transitions from a ring that `refill` may extend between chunks."""
-    if int(initial.written) == 0 and refill is None:
-        raise InputError("replay: the ring is empty and nothing refills it")
+def from_ring(initial: Ring, rows: int, batch_size: int) -> Source:
+    """A source of transitions drawn uniformly from a ring. Raises InputError for an empty one."""
+    if int(initial.written) == 0:
+        raise InputError("replay: the ring is empty")
 
     def sample(data: tuple[()], ring: Ring, key: Key[Array, ""]) -> tuple[Ring, Batch]:
         return ring, gather(ring.steps, draw(ring, rows, batch_size, key))
 
     # A copy, because the run that carries the ring is donated to each chunk.
-    return Source(data=(), init=lambda key: jax.tree.map(jnp.copy, initial), next=sample, refill=refill)
+    return Source(data=(), init=lambda key: jax.tree.map(jnp.copy, initial), next=sample)

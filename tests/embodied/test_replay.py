@@ -69,6 +69,6 @@ def test_source_starts_from_a_copy_so_that_a_donated_run_leaves_the_ring_alone()
     assert held(initial) == [1, 2, 3, 4]
 
 
-def test_empty_ring_that_nothing_refills_is_refused():
-    with pytest.raises(InputError, match="ring is empty and nothing refills it"):
+def test_empty_ring_is_refused():
+    with pytest.raises(InputError, match="replay: the ring is empty"):
         replay.from_ring(replay.empty(numbered(0), CAPACITY), ROWS, 4)

@@ -103,7 +103,7 @@ def growing_ring(batch_size: int, seen: list) -> replay.Source:
         return replay.add(ring, episode(params["weight"].sum() + done, key), rows)
 
     first = episode(jnp.float32(0.0), jax.random.key(0))
-    return replay.from_ring(replay.add(replay.empty(first, 3), first, rows), rows, batch_size, refill)
+    return replay.from_ring(replay.add(replay.empty(first, 3), first, rows), rows, batch_size)._replace(refill=refill)
 
 
 def test_ring_that_grows_while_training_resumes_bit_for_bit(tmp_path):
