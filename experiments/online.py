@@ -61,7 +61,8 @@ def make_source(
 
     Where the rollouts answer random rewards, batches bring the latents of such rewards along.
 
-    Raises InputError for episodes of another length than the rollouts, or a quantity that the world lacks.
+    Raises InputError for episodes of another length than the rollouts, a share outside [0, 1], or a quantity
+    that the world lacks or that is no scalar.
     """
     online = experiment.online
     if not online.worlds:
@@ -140,10 +141,14 @@ def _check(online: Online, env: Env, episodes: list[Mapping[str, np.ndarray]]) -
             f"online.decisions: must equal the length of the stored episodes ({sorted(lengths)[0]}), got "
             f"{online.decisions}"
         )
+    for field in ("restarts", "prompted"):
+        if not 0.0 <= getattr(online, field) <= 1.0:
+            raise InputError(f"online.{field}: must lie in [0, 1], got {getattr(online, field)}")
+    scalar = [name for name, quantity in env.spec.quantities.items() if quantity.shape == ()]
     for name in online.quantities:
-        if name not in env.spec.quantities:
-            known = nearest(name, env.spec.quantities)
-            raise InputError(f"online.quantities: world '{env.spec.name}' has no quantity '{name}'; {known}")
+        if name not in scalar:
+            known = nearest(name, scalar)
+            raise InputError(f"online.quantities: world '{env.spec.name}' has no scalar quantity '{name}'; {known}")
 
 
 def _undirected(agent: Agent, online: Online) -> Callable[[Params, replay.Ring, jax.Array], jax.Array]:

@@ -137,5 +137,13 @@ def test_the_share_of_rollouts_that_answer_a_random_reward():
 
 
 def test_a_quantity_that_the_world_lacks_is_refused(stored):
-    with pytest.raises(InputError, match=r"online.quantities: world 'point_maze' has no quantity 'sped'; did you mean"):
+    with pytest.raises(
+        InputError, match=r"online.quantities: world 'point_maze' has no scalar quantity 'sped'; did you mean"
+    ):
         made(stored, quantities=("sped",))
+
+
+@pytest.mark.parametrize("field", ["restarts", "prompted"])
+def test_a_share_outside_zero_and_one_is_refused(stored, field):
+    with pytest.raises(InputError, match=rf"online.{field}: must lie in \[0, 1\], got 1.5"):
+        made(stored, **{field: 1.5})
