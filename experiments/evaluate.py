@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy
 from embodied.promptfile import Request, infer
 from embodied.rollout import agent_behaviour
-from embodied.types import Env, Prior, Reward
+from embodied.types import Env, InputError, Prior, Reward
+
+DRAWS = 10  # latents of the random baseline
 
 
 def latents_of_tasks(policy: Policy, env: Env, request: Request) -> dict[str, np.ndarray]:
@@ -28,7 +29,10 @@ def latents_of_tasks(policy: Policy, env: Env, request: Request) -> dict[str, np
 def evaluate_tasks(
     policy: Policy, env: Env, episodes: int, inference: str = "plain", seed: int = EvaluateConfig().seed
 ) -> dict[str, Scores]:
-    """Zero-shot scores on every task of the world."""
+    """Zero-shot scores on every task of the world. Raises InputError where its decisions are longer or shorter."""
+    hold = policy.options.get("hold", env.spec.hold)
+    if hold != env.spec.hold:
+        raise InputError(f"evaluate: the world's hold must be the policy's, {hold}, got {env.spec.hold}")
     samples = min(10_000, len(policy.buffer.physics))
     request = Request("task", samples=samples, inference=inference)
     latents = latents_of_tasks(policy, env, request)
@@ -40,18 +44,28 @@ def evaluate_tasks(
 def baselines(
     policy: Policy, env: Env, episodes: int, seed: int = EvaluateConfig().seed
 ) -> dict[str, dict[str, Scores]]:
-    """Scores of uniformly random actions and of the policy under a latent drawn at random."""
-    config = EvaluateConfig(episodes, seed)
+    """Scores of uniformly random actions and, for a policy that rewards prompt, of latents drawn at random.
+
+    The episodes of a task are shared among `DRAWS` latents: a single one may happen to ask for the task.
+    """
     nothing = dict.fromkeys(env.tasks, np.zeros(1, np.float32))
-    random_actions, _ = evaluate(env, random_behaviour(env.spec.action), (), nothing, env.tasks, config)
-    keys = jax.random.split(jax.random.key(seed), len(env.tasks))
-    drawn = {
-        name: np.asarray(policy.agent.prompt(policy.params, Prior(), key))
-        for name, key in zip(env.tasks, keys, strict=True)
-    }
-    behave = agent_behaviour(policy.agent, explore=False)
-    random_latent, _ = evaluate(env, behave, policy.params, drawn, env.tasks, config)
-    return {"random actions": random_actions, "random latent": random_latent}
+    config = EvaluateConfig(episodes, seed)
+    columns = {"random actions": evaluate(env, random_behaviour(env.spec.action), (), nothing, env.tasks, config)[0]}
+    if Reward not in policy.agent.prompts:
+        return columns
+    draws = min(DRAWS, episodes)
+    drawn = [policy.prompt(Prior(), seed + i).z for i in range(draws)]
+    names = {f"{task} {i}": (task, i) for task in env.tasks for i in range(draws)}
+    scores, _ = evaluate(
+        env,
+        agent_behaviour(policy.agent, explore=False),
+        policy.params,
+        {name: drawn[i] for name, (_, i) in names.items()},
+        {name: env.tasks[task] for name, (task, _) in names.items()},
+        EvaluateConfig(-(-episodes // draws), seed),
+    )
+    returns = {task: [scores[f"{task} {i}"].returns for i in range(draws)] for task in env.tasks}
+    return columns | {"random latent": {task: Scores(np.concatenate(rows)) for task, rows in returns.items()}}
 
 
 def table(columns: Mapping[str, Mapping[str, Scores]]) -> str:

@@ -21,9 +21,9 @@ import tyro
 
 from embodied import statistics
 from embodied.evaluate import EvaluateConfig, Scores
-from embodied.policy import load
 from experiments.collect import make_env
 from experiments.evaluate import baselines, evaluate_tasks
+from experiments.models import resolve
 from experiments.presets import PRESETS
 from experiments.report import read_metrics
 from experiments.results import write_result
@@ -49,14 +49,15 @@ def main(arguments: list[str] | None = None) -> None:
     """Trains the missing cells, prints the table and writes the result file."""
     chosen = tyro.cli(Arguments, args=arguments, prog="python -m experiments.bench.zero_shot")
     started = time.perf_counter()
-    env = make_env(chosen.world, None)
     scores: dict[str, list[Mapping[str, Scores]]] = {}
     seconds: dict[str, list[float]] = {}
+    commits: dict[str, str] = {}
     for method in chosen.methods:
         for seed in chosen.seeds:
             run = chosen.runs / f"{method}-{seed}"
             _train(f"{chosen.world}-{method}", chosen.data, run, ["--train.seed", str(seed)], chosen.updates)
-            policy = load(run)
+            commits[run.name] = _commit(run)
+            policy, env = resolve(str(run))
             scores.setdefault(method, []).append(evaluate_tasks(policy, env, chosen.episodes))
             seconds.setdefault(method, []).append(sum(row["time/seconds"] for row in read_metrics(run)))
             for name, column in baselines(policy, env, chosen.episodes).items():
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
                     continue
                 scores.setdefault(f"{name} ({method})" if name != "random actions" else name, []).append(column)
     if chosen.topline:
-        scores["td3"] = [_topline(chosen, env, seconds)]
+        scores["td3"] = [_topline(chosen, seconds, commits)]
     metrics = {name: summarise(columns) for name, columns in scores.items()}
     print(_table(metrics))
     command = "python -m experiments.bench.zero_shot " + " ".join(arguments or sys.argv[1:])
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         time.perf_counter() - started,
         evaluation=dataclasses.asdict(EvaluateConfig(chosen.episodes)),
         updates=chosen.updates,
+        trained_with_commits=commits,
         protocol="return over one episode of 1000 control steps; IQM over seeds and episodes, stratified bootstrap",
     )
     print(f"wrote {chosen.out}")
@@ -95,16 +97,21 @@ def summarise(columns: list[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _topline(chosen: Arguments, env: Any, seconds: dict[str, list[float]]) -> dict[str, Scores]:
+def _topline(chosen: Arguments, seconds: dict[str, list[float]], commits: dict[str, str]) -> dict[str, Scores]:
     """TD3's score on each task after training on that task's reward."""
     column = {}
-    for task in env.tasks:
+    for task in make_env(chosen.world, None).tasks:
         run = chosen.runs / f"{chosen.topline}-{task}"
         preset = f"{chosen.world}-{chosen.topline}"
         _train(preset, chosen.data, run, ["--task", task], chosen.topline_updates)
-        column[task] = evaluate_tasks(load(run), env, chosen.episodes)[task]
+        commits[run.name] = _commit(run)
+        column[task] = evaluate_tasks(*resolve(str(run)), chosen.episodes)[task]
         seconds.setdefault("td3", []).append(sum(row["time/seconds"] for row in read_metrics(run)))
     return column
+
+
+def _commit(run: Path) -> str:
+    return json.loads((run / "experiment.json").read_text(encoding="utf-8"))["made"]["commit"]
 
 
 def _train(preset: str, data: Path, run: Path, options: list[str], updates: int) -> None:

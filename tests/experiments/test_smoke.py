@@ -6,8 +6,13 @@ import jax
 import numpy as np
 import pytest
 
+import envs
 from embodied.policy import load
+from embodied.types import InputError
 from experiments import cli
+from experiments.bench import zero_shot
+from experiments.evaluate import evaluate_tasks
+from experiments.models import resolve
 
 REWARD = "tolerance(x, 0.05, inf, 0.2) * tolerance(speed, 0, 0.05, 0.1)"
 SMALL = [
@@ -98,6 +103,28 @@ def test_evaluation_prints_every_task_beside_random_policies(run, place, trained
     for task, row in scores["fb"].items():
         assert task in printed
         assert 0.0 <= row["low"] <= row["iqm"] <= row["high"] <= 1000.0 or task.endswith("_long")
+
+
+def test_policy_is_not_scored_where_decisions_are_longer(trained):
+    policy, _ = resolve(str(trained[0]))
+    with pytest.raises(InputError, match="the world's hold must be the policy's, 10, got 5"):
+        evaluate_tasks(policy, envs.make("point_maze", hold=5), 1)
+
+
+def test_comparison_scores_a_finished_cell_as_it_was_trained(place, trained, capsys):
+    cells = place / "cells"
+    cells.mkdir()
+    (cells / "fb-small-0").symlink_to(trained[0])
+    chosen = ["--data", "data", "--runs", str(cells), "--world", "point_maze", "--methods", "fb-small", "--seeds", "0"]
+    zero_shot.main([*chosen, "--topline", "", "--updates", "40", "--episodes", "2", "--out", str(place / "table.json")])
+    record = json.loads((place / "table.json").read_text())
+    scores = record["metrics"]["scores"]
+    assert set(scores) == {"fb-small", "random actions", "random latent (fb-small)"}
+    policy, env = resolve(str(trained[0]))
+    for task, one in evaluate_tasks(policy, env, 2).items():
+        assert scores["fb-small"][task]["seed_means"] == [pytest.approx(float(one.returns.mean()))]
+    assert set(record["trained_with_commits"]) == {"fb-small-0"}
+    assert "mean of tasks" in capsys.readouterr().out
 
 
 def test_fresh_reward_text_becomes_a_prompt_that_may_be_checked(run, prompted, capsys):
