@@ -1,7 +1,8 @@
 # make demo        install once into .venv, then train, prompt and report on two CPU cores
 # make test        the default suite;  test-fast: the ground floor only;  test-slow: the tests that learn
 # make bench       updates per second of the training loop
-# make lint        what pre-commit runs;  make lock (needs uv): new pins, UPGRADE="jax flax" takes newer releases
+# make lint        what pre-commit runs;  make clean: remove all that is made here but data/ and runs/
+# make lock (needs uv): new pins, UPGRADE="jax flax" takes newer releases
 # Choose the interpreter with PYTHON=python3.12 and the number of test processes with WORKERS=4.
 
 PYTHON ?= python3
@@ -44,7 +45,7 @@ lock:
 	  --no-header --no-annotate -q $(UPGRADE:%=--upgrade-package %)
 
 clean:
-	rm -rf .venv .cache runs build dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .cache build dist .pytest_cache .ruff_cache .mypy_cache
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null || { \

@@ -6,12 +6,14 @@
     actor = -E[ F(stop_gradient(e(s)), z, a) . z ]
 
 Papers: Touati and Ollivier, arXiv 2103.07945; with the explicit state encoder e of TD-JEPA, arXiv 2510.00739.
-Differences from the papers: rewards are centred before inference, so that a constant reward asks for nothing.
+Differences from the papers: rewards are centred before inference, so that a constant reward asks for nothing. Training
+latents may also be the model's answers to random rewards, where the source brings them (`latent_ratio`). With
+`inputs="standardized"` observations are standardised and a constant is appended.
 Prompts: Reward (correlation with B), Goal (B(g)), Motion, Prior.
 """
 
 import dataclasses
-from typing import Any, no_type_check
+from typing import Any, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,20 @@ from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.encoders import project
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
-from embodied.types import Agent, Batch, Goal, InputError, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
+from embodied.ranges import check_choice, check_ranges
+from embodied.types import Agent, Batch, Goal, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
+
+RANGES = {
+    "[1, inf)": ("z_dim", "encoder_dim", "encoder_hidden", "backward_hidden"),
+    "[2, inf)": ("hidden",),
+    "[0, inf)": (
+        *("encoder_layers", "backward_layers", "layers", "lr_forward", "lr_backward", "lr_actor"),
+        *("c_orth", "noise", "noise_clip", "pessimism", "actor_pessimism"),
+    ),
+    "[0, 1)": ("discount",),
+    "(0, 1]": ("tau",),
+    "[0, 1]": ("goal_ratio", "latent_ratio"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,28 +50,29 @@ class Config:
     encoder_dim: int = 256  # width of the state encoder e
     encoder_hidden: int = 256  # hidden width of e; unused when encoder_layers is 0
     encoder_layers: int = 0  # 0 is one linear map
-    backward_hidden: int = 256
-    backward_layers: int = 2
+    backward_hidden: int = 256  # hidden width of B
+    backward_layers: int = 2  # hidden layers of B; 0 is one linear map
     hidden: int = 1024  # F and actor
     layers: int = 1  # hidden layers after the embeddings, in F and actor
     discount: float = 0.98  # per decision, in [0, 1)
     tau: float = 0.001  # moving-average rate of the targets, in (0, 1]
     lr_forward: float = 1e-4  # F and e
-    lr_backward: float = 1e-4
+    lr_backward: float = 1e-4  # B
     lr_actor: float = 1e-4
-    c_orth: float = 1.0
+    c_orth: float = 1.0  # orthonormality of B
     goal_ratio: float = 0.5  # share of training latents that encode a goal, in [0, 1]
     latent_ratio: float = 0.5  # share of training latents that the batch brings, where it does, in [0, 1]
     pessimism: float = 0.0  # head disagreement subtracted in targets; 0.5 is the minimum of two heads
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration and target actions
-    noise_clip: float = 0.3
-    inputs: Inputs = "raw"
-    matmul: MatmulType = "float32"
+    noise_clip: float = 0.3  # largest noise on an action
+    inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.discount < 1.0:
-            raise InputError(f"fb: discount must be in [0, 1), got {self.discount}")
+        check_ranges("fb", self, RANGES)
+        check_choice("fb", "inputs", self.inputs, get_args(Inputs))
+        check_choice("fb", "matmul", self.matmul, get_args(MatmulType))
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
@@ -166,7 +182,7 @@ def make(config: Config, spec: Spec) -> Agent:
         x = net["encoder"].apply(params["encoder"], preprocess(obs))
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
         heads = net["forward"].apply(params["forward"], x, z, net["actor"].apply(params["actor"], x, z))
-        return (1.0 - config.discount) * (losses.aggregate(heads, config.actor_pessimism) @ weights)
+        return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
 

@@ -1,6 +1,6 @@
 """Random network distillation: an explorer whose reward is how badly it predicts a fixed random network.
 
-    e(s') = |f(s') - f_random(s')|^2,    r = e / running std of e,    f learns to lower e where data is
+    e(s') = mean_i (f_i(s') - f_random,i(s'))^2,    r = e / running root mean square of e,    f learns to lower e
 
 The reward feeds TD3 (`agents/td3.py`). Paper: Burda et al., arXiv 1810.12894, used for reward-free data as in ExoRL
 (arXiv 2201.13425). Differences from the papers: observations are normalised by running moments inside the state, so
@@ -19,7 +19,10 @@ from jaxtyping import Array, PyTree
 
 from agents import td3
 from embodied import nets
+from embodied.ranges import check_ranges
 from embodied.types import Agent, Batch, Obs, RandomKey, Spec
+
+RANGES = {"[1, inf)": ("hidden", "features"), "[0, inf)": ("lr",), "[0, 1)": ("momentum",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,9 @@ class Config:
     features: int = 64  # outputs of both distillation networks
     lr: float = 1e-4  # of the predictor
     momentum: float = 0.999  # of the running moments, in [0, 1)
+
+    def __post_init__(self) -> None:
+        check_ranges("rnd", self, RANGES)
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""

@@ -4,12 +4,13 @@
     critic loss = sum_k E (Q_k(s, a) - y)^2,     actor loss = -E Q_1(s, pi(s)), every `actor_every` updates
 
 Paper: Fujimoto et al., arXiv 1802.09477. Differences from the paper: LayerNorm and tanh after the first layer (as all
-networks here); the actor maximises the mean of both critics; its delay is a gated step, so every update costs the same.
+networks here); the actor maximises the mean of both critics; its delay is a gated step, so every update costs the same;
+targets move at every update.
 Prompts: Prior only (the task is the reward in the batch).
 """
 
 import dataclasses
-from typing import Any, no_type_check
+from typing import Any, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -21,29 +22,36 @@ from embodied import losses, nets
 from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import soft_update
-from embodied.types import Agent, Batch, InputError, Obs, Prior, Prompt, RandomKey, Spec
+from embodied.ranges import check_choice, check_ranges
+from embodied.types import Agent, Batch, Obs, Prior, Prompt, RandomKey, Spec
+
+RANGES = {
+    "[1, inf)": ("hidden", "layers", "actor_every"),
+    "[0, inf)": ("lr", "noise", "noise_clip"),
+    "[0, 1)": ("discount",),
+    "(0, 1]": ("tau",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """State-based DMC values of the TD-JEPA paper's top line (arXiv 2510.00739, appendix)."""
 
-    hidden: int = 1024
-    layers: int = 2
+    hidden: int = 1024  # actor and critics
+    layers: int = 2  # hidden layers of actor and critics, at least 1
     discount: float = 0.98  # per decision, in [0, 1)
     tau: float = 0.005  # moving-average rate of the targets, in (0, 1]
     lr: float = 1e-4
     actor_every: int = 2  # critic updates per actor update, at least 1
     noise: float = 0.2  # standard deviation of exploration and target actions
-    noise_clip: float = 0.3
-    inputs: Inputs = "raw"
-    matmul: MatmulType = "float32"
+    noise_clip: float = 0.3  # largest noise on an action
+    inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.discount < 1.0:
-            raise InputError(f"td3: discount must be in [0, 1), got {self.discount}")
-        if self.actor_every < 1:
-            raise InputError(f"td3: actor_every must be at least 1, got {self.actor_every}")
+        check_ranges("td3", self, RANGES)
+        check_choice("td3", "inputs", self.inputs, get_args(Inputs))
+        check_choice("td3", "matmul", self.matmul, get_args(MatmulType))
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
@@ -101,7 +109,8 @@ def make(config: Config, spec: Spec) -> Agent:
         opt_state = {"actor": choose(actor_state, state.optimizer["actor"]), "critic": critic_state}
         new_state = State(new_params, soft_update(target, new_params, config.tau), opt_state, state.count + 1)
         metrics = {"loss/critic": loss, "critic/value": value, "actor/value": -actor_value}
-        return new_state, metrics | {"grad/critic": optax.tree.norm(grad)}
+        metrics |= {"grad/critic": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
+        return new_state, metrics
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         if not isinstance(prompt, Prior):

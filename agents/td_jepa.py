@@ -10,13 +10,14 @@ A state encoder phi and a task encoder psi predict each other's discounted futur
 
 Paper: TD-JEPA, arXiv 2510.00739 (Algorithm 1). `symmetric=True` is its one-encoder variant: psi = phi, T_psi = T_phi.
 Differences from the paper: one coefficient for each orthonormality term; no factor 1/2 in the prediction losses.
+Training latents may also be the model's answers to random rewards, where the source brings them (`latent_ratio`).
 With `inputs="standardized"` observations are standardised and a constant is appended, because a linear encoder that
 ends on a sphere would otherwise lose the radius of its input.
 Prompts: Reward (least squares on psi), Goal (C^-1 psi(g)), Motion, Prior.
 """
 
 import dataclasses
-from typing import Any, no_type_check
+from typing import Any, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,20 @@ from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.encoders import project
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
+from embodied.ranges import check_choice, check_ranges
 from embodied.types import Agent, Batch, Goal, InputError, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
+
+RANGES = {
+    "[1, inf)": ("z_dim", "phi_dim", "phi_hidden", "psi_hidden"),
+    "[2, inf)": ("hidden",),
+    "[0, inf)": (
+        *("phi_layers", "psi_layers", "layers", "lr_phi", "lr_psi", "lr_predictor", "lr_actor"),
+        *("c_phi", "c_psi", "noise", "noise_clip", "pessimism", "actor_pessimism"),
+    ),
+    "[0, 1)": ("discount",),
+    "(0, 1]": ("tau",),
+    "[0, 1]": ("goal_ratio", "latent_ratio"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,38 +52,39 @@ class Config:
 
     z_dim: int = 50  # width of psi, and of the latent (of phi when symmetric)
     phi_dim: int = 256  # width of the state encoder; z_dim when symmetric
-    phi_hidden: int = 256  # hidden width of phi; unused when phi_layers is 0
-    phi_layers: int = 0  # 0 is one linear map
-    psi_hidden: int = 256
-    psi_layers: int = 2
+    phi_hidden: int = 256  # hidden width of phi; unused when phi_layers is 0 or symmetric
+    phi_layers: int = 0  # hidden layers of phi; 0 is one linear map; unused when symmetric
+    psi_hidden: int = 256  # hidden width of psi (of phi when symmetric)
+    psi_layers: int = 2  # hidden layers of psi (of phi when symmetric); 0 is one linear map
     hidden: int = 1024  # predictors and actor
     layers: int = 1  # hidden layers after the embeddings, in predictors and actor
     symmetric: bool = False  # one encoder and one predictor
     discount: float = 0.98  # per decision, in [0, 1)
     tau: float = 0.001  # moving-average rate of the targets, in (0, 1]
     lr_phi: float = 1e-4
-    lr_psi: float = 1e-4
-    lr_predictor: float = 1e-4
+    lr_psi: float = 1e-4  # unused when symmetric
+    lr_predictor: float = 1e-4  # T_phi and T_psi
     lr_actor: float = 1e-4
     c_phi: float = 0.1  # orthonormality of phi
-    c_psi: float = 0.1  # orthonormality of psi
+    c_psi: float = 0.1  # orthonormality of psi; unused when symmetric
     goal_ratio: float = 0.5  # share of training latents that encode a goal, in [0, 1]
     latent_ratio: float = 0.5  # share of training latents that the batch brings, where it does, in [0, 1]
     scale_goals: bool = False  # goals as C^-1 psi(g) while training (OGBench)
     pessimism: float = 0.0  # head disagreement subtracted in targets; 0.5 is the minimum of two heads
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration and target actions
-    noise_clip: float = 0.3
-    inputs: Inputs = "raw"
-    matmul: MatmulType = "float32"
+    noise_clip: float = 0.3  # largest noise on an action
+    inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
+        check_ranges("td_jepa", self, RANGES)
+        check_choice("td_jepa", "inputs", self.inputs, get_args(Inputs))
+        check_choice("td_jepa", "matmul", self.matmul, get_args(MatmulType))
         if self.symmetric and self.phi_dim != self.z_dim:
             raise InputError(
                 f"td_jepa: symmetric=True needs phi_dim equal to z_dim, got {self.phi_dim} and {self.z_dim}"
             )
-        if not 0.0 <= self.discount < 1.0:
-            raise InputError(f"td_jepa: discount must be in [0, 1), got {self.discount}")
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
@@ -195,7 +210,7 @@ def make(config: Config, spec: Spec) -> Agent:
         phi = net["phi"].apply(params["phi"], preprocess(obs))
         z = jnp.broadcast_to(z, (phi.shape[0], config.z_dim))
         heads = net["predict_psi"].apply(params["predict_psi"], phi, z, net["actor"].apply(params["actor"], phi, z))
-        return (1.0 - config.discount) * (losses.aggregate(heads, config.actor_pessimism) @ weights)
+        return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
 

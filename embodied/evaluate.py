@@ -1,17 +1,19 @@
 """Scoring prompted policies: every prompt and episode in one batched simulation, training state never seen."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from embodied import statistics
 from embodied.rewards import Task
 from embodied.rollout import Behaviour, Trajectory, rollout
-from embodied.types import Env, Obs, Params, Quantities, RandomKey
+from embodied.types import Carry, Env, Obs, Params, Quantities, RandomKey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Scores:
         return row
 
 
+def memoryless(count: int) -> Carry:
+    """What an agent without memory remembers of `count` worlds."""
+    return ()
+
+
 Criterion = Callable[[Quantities], np.ndarray]  # path of one prompt's episodes, leaves [E, S, ...] -> bool [E]
 
 
@@ -58,19 +65,23 @@ def evaluate(
     tasks: Mapping[str, Task],
     config: EvaluateConfig,
     criteria: Mapping[str, Criterion] | None = None,
+    carry: Callable[[int], Carry] = memoryless,
 ) -> tuple[dict[str, Scores], dict[str, Trajectory]]:
-    """Scores and trajectories of each prompt (a latent [D]) on the task of the same name.
+    """Scores and trajectories of each prompt on the task of the same name; nothing is paid behind a termination.
 
-    `behave` is a behaviour whose carry is `(params, z, ())`, see `embodied.rollout.agent_behaviour`. All prompts start
-    from the same `config.episodes` states.
+    A latent is [D], or [T, D] for a motion, which is walked along, one per decision, the last one held. `behave` is a
+    behaviour whose carry is `(params, z, inner carry)`, see `embodied.rollout.agent_behaviour`, and `carry` makes the
+    inner one for a number of worlds: an agent's is `agent.carry`. All prompts start from the same `config.episodes`
+    states.
     """
     names = list(latents)
     start = env.reset(jax.random.key(config.seed), config.episodes)
     tile = lambda leaf: np.concatenate([np.asarray(leaf)] * len(names))  # noqa: E731
     starts = jax.tree.map(tile, start)
-    z = jnp.repeat(jnp.stack([jnp.asarray(latents[name]) for name in names]), config.episodes, 0)
+    tracks = jnp.repeat(_side_by_side([latents[name] for name in names]), config.episodes, 0)
+    inner = (params, tracks, carry(len(tracks)))
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    whole = rollout(env, behave, starts, (params, z, ()), env.spec.decisions, key)
+    whole = rollout(env, _walking(behave), starts, (jnp.int32(0), inner), env.spec.decisions, key)
     scores, trajectories = {}, {}
     for i, name in enumerate(names):
         rows = slice(i * config.episodes, (i + 1) * config.episodes)
@@ -80,11 +91,38 @@ def evaluate(
             quantity: np.concatenate([one.quantities[quantity][:, :1], leaf[:, :-1]], 1)
             for quantity, leaf in one.path.items()
         }
-        returns = np.asarray(tasks[name](before, action, one.path), np.float64).sum(1)
+        reward = np.asarray(tasks[name](before, action, one.path), np.float64)
+        returns = np.where(np.repeat(_running(one.discount), env.spec.hold, 1), reward, 0.0).sum(1)
         criterion = (criteria or {}).get(name)
         scores[name] = Scores(returns, criterion(one.path) if criterion else None)
         trajectories[name] = one
     return scores, trajectories
+
+
+def _side_by_side(latents: Sequence[np.ndarray]) -> Float[Array, "N T D"]:
+    """Latents [D] or [T, D] as tracks of one length; shorter ones end in repetitions of their last."""
+    tracks = [np.atleast_2d(np.asarray(z)) for z in latents]
+    steps = max(map(len, tracks))
+    return jnp.asarray(np.stack([track[np.minimum(np.arange(steps), len(track) - 1)] for track in tracks]))
+
+
+@functools.lru_cache(maxsize=8)  # the same behaviour gives the same one again, which is then compiled already
+def _walking(behave: Behaviour) -> Behaviour:
+    """`behave` along tracks of latents; its carry is `(decision, (params, tracks [E, T, D], inner carry))`."""
+
+    def walk(obs: Obs, carry: tuple[Array, tuple[Params, Array, Carry]], key: RandomKey) -> tuple[Any, Any]:
+        decision, (params, tracks, inner) = carry
+        z = tracks[:, jnp.minimum(decision, tracks.shape[1] - 1)]
+        action, (_, _, inner) = behave(obs, (params, z, inner), key)
+        return action, (decision + 1, (params, tracks, inner))
+
+    return walk
+
+
+def _running(discount: Float[np.ndarray, "E T"]) -> Bool[np.ndarray, "E T"]:
+    """Whether no earlier decision terminated the world: what happens after that belongs to another episode."""
+    terminated = discount == 0
+    return np.cumsum(terminated, 1) - terminated == 0
 
 
 def random_behaviour(action: int) -> Behaviour:

@@ -102,14 +102,14 @@ def sample_latents(
 
     Where the batch brings latents along, each row takes its own with probability `brought_ratio` instead.
     """
-    key_sphere, key_permutation, key_mask = jax.random.split(key, 3)
+    key_sphere, key_permutation, key_mask, key_brought = jax.random.split(key, 4)
     n, d = goals.shape
     sphere = project(jax.random.normal(key_sphere, (n, d)))
     shuffled = project(jax.random.permutation(key_permutation, goals))
     use_goal = jax.random.bernoulli(key_mask, goal_ratio, (n, 1))
     z = jnp.where(use_goal, shuffled, sphere)
     if brought is not None:
-        use_brought = jax.random.bernoulli(jax.random.fold_in(key, 1), brought_ratio, (n, 1))
+        use_brought = jax.random.bernoulli(key_brought, brought_ratio, (n, 1))
         z = jnp.where(use_brought, brought, z)
     return jax.lax.stop_gradient(z)
 

@@ -67,11 +67,11 @@ class Logger:
     def _progress(self, step: int, row: dict[str, float], now: float) -> str:
         speed = (step - self._resume_at) / max(now - self._started, 1e-9)
         left = (self.total - step) / max(speed, 1e-9)
-        batch = row.get("speed/transitions_per_second")
-        frames = f"  {batch:,.0f} frames/s" if batch else ""
+        rate = row.get("speed/transitions_per_second")
+        transitions = f"  {rate:,.0f} transitions/s" if rate else ""
         loss = row.get("loss/world", row.get("loss/critic", float("nan")))
         return (
-            f"  update {step:>9,} / {self.total:,}  {row['speed/updates_per_second']:6.0f} updates/s{frames}"
+            f"  update {step:>9,} / {self.total:,}  {row['speed/updates_per_second']:6.0f} updates/s{transitions}"
             f"  loss {loss:9.3f}  ETA {int(left) // 60:d}:{int(left) % 60:02d}"
         )
 

@@ -1,7 +1,8 @@
 """What a trained agent is for a user: a folder of plain files, a `Policy` that may be prompted, a `Prompted` that acts.
 
 Folder: config.json (agent, its configuration, world), spec.json (shapes and statistics), params.npz, buffer.npz (states
-that reward prompts are inferred on), card.md. Nothing in it is code and nothing is pickled.
+that reward prompts are inferred on), card.md. Nothing in it is code and nothing is pickled. The hash of a policy covers
+all that decides how it acts: agent, configuration, spec, world, options and parameters; the buffer has its own.
 """
 
 import dataclasses
@@ -10,7 +11,6 @@ import hashlib
 import importlib
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from embodied.types import Agent, InputError, Obs, Prompt, Spec
+from embodied.files import from_json, read_json, read_npz, write_json
+from embodied.prompts import check_solver
+from embodied.types import Agent, Goal, InputError, Obs, Prompt, Reward, Spec
 
 FORMAT = 1  # of the folder; readers refuse newer ones
+FOLDER = "the folder of a trained policy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +59,33 @@ class Policy:
         return _agents().module(self.agent_name).make(self.config, self.spec)
 
     @functools.cached_property
-    def sha256(self) -> str:
-        """Content hash of the parameters, for provenance."""
+    def params_sha256(self) -> str:
+        """Content hash of the parameters alone; tells which file of a folder was changed."""
         return _digest(_flatten(self.params))
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Content hash of all but the buffer, for provenance."""
+        described = {
+            "agent": self.agent_name,
+            "config": dataclasses.asdict(self.config),
+            "spec": dataclasses.asdict(self.spec),
+            "world": self.world,
+            "options": dict(self.options),
+            "params_sha256": self.params_sha256,
+        }
+        # 1 and 1.0 are one number: which of them a file says is up to who wrote it.
+        canonical = json.loads(json.dumps(described), parse_int=float)
+        return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
 
     def prompt(self, prompt: Prompt, seed: int = 0) -> "Prompted":
         """The policy with a latent. Raises InputError for a prompt of the wrong shape or of a kind not taken."""
+        if not isinstance(prompt, self.agent.prompts):
+            *rest, last = [kind.__name__ for kind in self.agent.prompts]
+            taken = f"{', '.join(rest)} or {last}" if rest else last
+            raise InputError(f"prompt: {self.agent_name} takes {taken} prompts, got {type(prompt).__name__}")
         check_prompt(prompt, self.spec)
-        try:
-            z = self.agent.prompt(self.params, prompt, jax.random.key(seed))
-        except TypeError as error:
-            raise InputError(f"prompt: {error}") from error
+        z = self.agent.prompt(self.params, prompt, jax.random.key(seed))
         if not np.isfinite(np.asarray(z)).all() or (np.size(z) and not np.any(z)):
             raise InputError(
                 "prompt: gives no latent (the reward is constant over the buffer, or a value is not finite)"
@@ -74,15 +93,22 @@ class Policy:
         return Prompted(self, np.asarray(z))
 
     def save(self, directory: Path, card: str = "") -> None:
-        """Nothing; writes the folder, complete or not at all."""
+        """Nothing; writes the folder, complete or not at all; an older one is kept aside until this one is in place."""
         directory = Path(directory)
         temporary = directory.with_name(directory.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        head = {"format": FORMAT, "agent": self.agent_name, "config": dataclasses.asdict(self.config)}
-        head |= {"world": self.world, "options": dict(self.options), "params_sha256": self.sha256}
-        _write_json(temporary / "config.json", head)
-        _write_json(temporary / "spec.json", dataclasses.asdict(self.spec))
+        head = _Head(
+            FORMAT,
+            self.agent_name,
+            dataclasses.asdict(self.config),
+            self.world,
+            dict(self.options),
+            self.params_sha256,
+            self.sha256,
+        )
+        write_json(temporary / "config.json", dataclasses.asdict(head))
+        write_json(temporary / "spec.json", dataclasses.asdict(self.spec))
         np.savez(temporary / "params.npz", **_flatten(self.params))
         np.savez_compressed(
             temporary / "buffer.npz",
@@ -90,8 +116,11 @@ class Policy:
             **{f"obs/{name}": leaf for name, leaf in self.buffer.obs.items()},
         )
         (temporary / "card.md").write_text(card, encoding="utf-8")
-        shutil.rmtree(directory, ignore_errors=True)
+        if directory.exists():
+            shutil.rmtree(_aside(directory), ignore_errors=True)
+            directory.replace(_aside(directory))
         temporary.replace(directory)
+        shutil.rmtree(_aside(directory), ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,52 +143,60 @@ class Prompted:
         return np.asarray(action[0]), (step + 1, inner)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Head:
+    """What config.json holds."""
+
+    format: int
+    agent: str
+    config: Mapping[str, Any]
+    world: str
+    options: Mapping[str, Any]
+    params_sha256: str
+    sha256: str = ""  # folders written before there was one have none
+
+
 def load(directory: str | Path) -> Policy:
-    """The policy in a folder. Raises InputError naming the missing or damaged file."""
-    directory = Path(directory)
-    if not (directory / "config.json").exists() and (directory / "policy" / "config.json").exists():
-        directory = directory / "policy"
-    fields = ("format", "agent", "config", "world", "options", "params_sha256")
-    head = _having(fields, _read_json(directory / "config.json"), directory / "config.json")
-    if head.get("format") != FORMAT:
-        raise InputError(f"{directory / 'config.json'}: format {head.get('format')} is not {FORMAT}, the one read here")
-    module = _agents().module(head["agent"])
-    config = config_from_dict(module.Config, head["config"], f"{directory / 'config.json'}")
-    raw = _having(("obs", "action", "mean", "std"), _read_json(directory / "spec.json"), directory / "spec.json")
-    spec = Spec(
-        obs={name: tuple(shape) for name, shape in raw["obs"].items()},
-        action=raw["action"],
-        mean={name: tuple(values) for name, values in raw["mean"].items()},
-        std={name: tuple(values) for name, values in raw["std"].items()},
-    )
-    params = _unflatten({name: jnp.asarray(leaf) for name, leaf in _read_npz(directory / "params.npz").items()})
-    stored = _having(("physics",), _read_npz(directory / "buffer.npz"), directory / "buffer.npz")
+    """The policy in a folder, or in `policy` of a run's. Raises InputError naming the missing or damaged file."""
+    directory = _folder(Path(directory))
+    path = directory / "config.json"
+    raw = read_json(path, FOLDER)
+    # A newer format may have other fields, so its number is looked at first.
+    if isinstance(raw, Mapping) and raw.get("format", FORMAT) != FORMAT:
+        raise InputError(f"{path}: format {raw['format']} is not {FORMAT}, the one read here")
+    head = from_json(_Head, raw, f"{path}")
+    config = from_json(_agents().module(head.agent).Config, head.config, f"{path}", "config.")
+    spec = from_json(Spec, read_json(directory / "spec.json", FOLDER), f"{directory / 'spec.json'}")
+    arrays = read_npz(directory / "params.npz", FOLDER)
+    params = _unflatten({name: jnp.asarray(leaf) for name, leaf in arrays.items()})
+    stored = read_npz(directory / "buffer.npz", FOLDER)
+    if "physics" not in stored:
+        raise InputError(f"{directory / 'buffer.npz'}: array 'physics' is missing")
     obs = {name.removeprefix("obs/"): leaf for name, leaf in stored.items() if name.startswith("obs/")}
-    policy = Policy(head["agent"], config, spec, head["world"], head["options"], params, Buffer(obs, stored["physics"]))
-    if policy.sha256 != head["params_sha256"]:
+    policy = Policy(head.agent, config, spec, head.world, head.options, params, Buffer(obs, stored["physics"]))
+    if policy.params_sha256 != head.params_sha256:
         raise InputError(f"{directory / 'params.npz'}: content does not match its checksum in config.json")
+    if head.sha256 not in ("", policy.sha256):
+        raise InputError(f"{directory}: config.json or spec.json was changed, the policy does not match its checksum")
     return policy
 
 
-def config_from_dict(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """A Config (nested dataclasses included) from a mapping. Raises InputError for an unknown field."""
-    from embodied.types import nearest
+def _folder(directory: Path) -> Path:
+    """The folder that holds a policy: the given one, `policy` in it, or what an interrupted save of them left aside."""
+    for folder in (directory, directory / "policy"):
+        if (folder / "config.json").exists():
+            return folder
+        if not folder.exists() and (_aside(folder) / "config.json").exists():
+            return _aside(folder)
+    return directory
 
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for name in values:
-        if name not in fields:
-            raise InputError(f"{where}: unknown field '{name}' of {kind.__module__}.Config; {nearest(name, fields)}")
-    nested = {
-        name: config_from_dict(type(fields[name].default), value, where)
-        if dataclasses.is_dataclass(fields[name].default) and isinstance(value, Mapping)
-        else value
-        for name, value in values.items()
-    }
-    return kind(**nested)
+
+def _aside(directory: Path) -> Path:
+    return directory.parent / f"{directory.name}.replaced"
 
 
 def check_prompt(prompt: Prompt, spec: Spec) -> None:
-    """Nothing; raises InputError where a prompt's observations do not fit the spec or are not finite."""
+    """Nothing; raises InputError where a prompt does not fit the spec, is not finite, or has no such inference."""
     obs = getattr(prompt, "obs", None)
     if obs is None:
         return
@@ -168,14 +205,19 @@ def check_prompt(prompt: Prompt, spec: Spec) -> None:
         if name not in obs:
             raise InputError(f"{kind} prompt: observation '{name}' is missing; got {', '.join(obs) or 'none'}")
         got = tuple(np.shape(obs[name]))
-        wanted = shape if kind == "Goal" else ("N", *shape)
-        if got[-len(shape) :] != shape or len(got) != len(wanted):
+        rows = () if isinstance(prompt, Goal) else got[:1]
+        if got != (*rows, *shape) or 0 in rows:
+            wanted = shape if isinstance(prompt, Goal) else ("N", *shape)
             raise InputError(f"{kind} prompt: observation '{name}' must have shape {wanted}, got {got}")
+        if isinstance(prompt, Reward) and np.shape(prompt.reward) != rows:
+            raise InputError(f"{kind} prompt: reward must have shape {rows}, got {np.shape(prompt.reward)}")
         if not np.isfinite(np.asarray(obs[name])).all():
             raise InputError(f"{kind} prompt: observation '{name}' holds a non-finite value")
-    reward = getattr(prompt, "reward", None)
-    if reward is not None and not np.isfinite(np.asarray(reward)).all():
-        raise InputError(f"{kind} prompt: reward holds a non-finite value in row {int(np.argmin(np.isfinite(reward)))}")
+    if isinstance(prompt, Reward):
+        check_solver("Reward prompt", prompt)
+        if not np.isfinite(np.asarray(prompt.reward)).all():
+            row = int(np.argmin(np.isfinite(prompt.reward)))
+            raise InputError(f"{kind} prompt: reward holds a non-finite value in row {row}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -214,34 +256,3 @@ def _digest(leaves: Mapping[str, Any]) -> str:
         digest.update(f"{name}:{value.dtype}:{value.shape}".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected the folder of a trained policy") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not valid JSON ({error.msg} in line {error.lineno})") from error
-
-
-def _having(fields: tuple[str, ...], content: Any, path: Path) -> Any:
-    """`content`, or InputError naming the first field that it lacks."""
-    for field in fields:
-        if not isinstance(content, Mapping) or field not in content:
-            raise InputError(f"{path}: field '{field}' is missing; expected {', '.join(fields)}")
-    return content
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; expected the folder of a trained policy") from error
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or not an npz of plain arrays ({error})") from error

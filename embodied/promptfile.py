@@ -11,15 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from embodied.policy import Policy, Prompted, config_from_dict
-from embodied.prompts import check_variant
-from embodied.rewards import Task
-from embodied.types import Env, Goal, InputError, Prompt, Quantities, Reward, nearest
+from embodied.files import from_json, read_json
+from embodied.policy import Policy, Prompted
+from embodied.prompts import check_solver, effective_samples, softmax_weight, unit_range
+from embodied.ranges import check_ranges
+from embodied.rewards import Task, is_constant
+from embodied.types import Env, Goal, InputError, Prior, Prompt, Quantities, Reward, nearest
 
 Kind = Literal["reward", "task", "goal", "state", "row"]
+RANGES = {"[0, 4294967296)": ("seed",), "(0, inf)": ("width",)}
+FEW = 50  # effective samples below which `cautions` warns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +41,25 @@ class Request:
     seed: int = 0  # of the choice of rows
     inference: str = "plain"  # "plain", "ridge" or "softmax"
     ridge: float = 1e-3
-    temperature: float = 10.0
+    temperature: float = 10.0  # of softmax, over the range of the reward
+
+    def __post_init__(self) -> None:
+        check_ranges("prompt", self, RANGES)
+        check_solver("prompt", self)
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFile:
+    """What a prompt file holds."""
+
+    request: Request
+    z: Any  # float32 [D], or [T, D] for a motion; in the file lists of numbers
+    world: str
+    agent: str
+    model_sha256: str
+    buffer_sha256: str
+    scores: Mapping[str, Any]
+    request_sha256: str
 
 
 def reward_task(request: Request, env: Env, quantities: Quantities) -> Task | None:
@@ -76,7 +99,6 @@ def goal_text(goal: Mapping[str, float], env: Env, quantities: Quantities, width
 
 def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Task | None]:
     """The prompt of a request, relabelled on the policy's buffer, and its task if it has one."""
-    check_variant(request.inference)
     rows = len(policy.buffer.physics)
     if request.kind == "state":
         if len(request.state) != env.spec.physics:
@@ -93,23 +115,45 @@ def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Tas
     chosen, quantities = _sample(request, policy, env)
     task = reward_task(request, env, quantities)
     assert task is not None
-    action = np.zeros((len(chosen), env.spec.action))
-    reward = np.asarray(task(quantities, action, quantities), np.float32)
-    obs = {name: jnp.asarray(leaf[chosen]) for name, leaf in policy.buffer.obs.items()}
-    if float(reward.std()) < 1e-9:
+    if task.previous:
+        raise InputError(
+            f"reward text: reads '{task.previous[0]}', but a prompt sees single states; say what changes by a "
+            f"velocity quantity of world '{env.spec.name}'"
+        )
+    reward = np.asarray(task(None, None, quantities), np.float64)
+    if is_constant(reward):
         raise InputError(
             f"reward text: is constant ({float(reward[0]):g}) over the {len(chosen)} sampled states, so it asks for "
             "nothing; widen its margins"
         )
-    return (
-        Reward(obs, jnp.asarray(reward), request.inference, request.ridge, request.temperature),
-        task,
-    )
+    obs = {name: jnp.asarray(leaf[chosen]) for name, leaf in policy.buffer.obs.items()}
+    solver = (request.inference, request.ridge, request.temperature)
+    return Reward(obs, jnp.asarray(reward, jnp.float32), *solver), task
+
+
+def cautions(prompt: Prompt) -> list[str]:
+    """What looks wrong with the inference of a prompt, one warning per line; often empty."""
+    if not isinstance(prompt, Reward) or prompt.inference != "softmax":
+        return []
+    weight = softmax_weight(unit_range(prompt.reward), prompt.temperature)
+    count = float(effective_samples(weight))
+    if count >= FEW:
+        return []
+    return [
+        f"softmax inference rests on {count:.3g} effective samples of {len(weight)}; lower the temperature "
+        f"({prompt.temperature:g}) or sample more states"
+    ]
 
 
 def _sample(request: Request, policy: Policy, env: Env) -> tuple[np.ndarray, Quantities]:
     """(rows of the buffer, their quantities) that a reward is relabelled on."""
-    rows = len(policy.buffer.physics)
+    rows, width = policy.buffer.physics.shape
+    if width != env.spec.physics:
+        carry = f"a physics vector of {width} numbers, not {env.spec.physics}," if width else "no physics vector,"
+        raise InputError(
+            f"buffer: its states carry {carry} so no reward can be computed on them; prompt with --row, or train on "
+            "data with 'physics'"
+        )
     if not 1 <= request.samples <= rows:
         raise InputError(f"samples: must be in [1, {rows}], the size of the policy's buffer, got {request.samples}")
     chosen = np.random.Generator(np.random.PCG64(request.seed)).permutation(rows)[: request.samples]
@@ -124,37 +168,40 @@ def infer(request: Request, policy: Policy, env: Env) -> tuple[Prompted, Task | 
 
 def save(path: Path, request: Request, prompted: Prompted, scores: Mapping[str, Any]) -> None:
     """Nothing; writes the prompt file. float32 latents survive JSON exactly."""
-    policy = prompted.policy
-    body = {
-        "request": dataclasses.asdict(request),
-        "z": np.asarray(prompted.z, np.float64).tolist(),
-        "world": policy.world,
-        "agent": policy.agent_name,
-        "model_sha256": policy.sha256,
-        "buffer_sha256": policy.buffer.sha256,
-        "scores": dict(scores),
-    }
-    body["request_sha256"] = hashlib.sha256(json.dumps(body["request"], sort_keys=True).encode()).hexdigest()
+    policy, asked = prompted.policy, dataclasses.asdict(request)
+    body = PromptFile(
+        request=request,
+        z=np.asarray(prompted.z, np.float64).tolist(),
+        world=policy.world,
+        agent=policy.agent_name,
+        model_sha256=policy.sha256,
+        buffer_sha256=policy.buffer.sha256,
+        scores=dict(scores),
+        request_sha256=_digest(asked),
+    )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(path).with_suffix(".tmp")
-    temporary.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(dataclasses.asdict(body), indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
 
 
-def read(path: Path) -> tuple[Request, np.ndarray, dict[str, Any]]:
-    """(request, z as float32, the whole file). Raises InputError naming what is missing."""
+def read(path: Path) -> PromptFile:
+    """The content of a prompt file. Raises InputError naming what is missing, of the wrong kind, or was changed."""
+    raw = read_json(Path(path), "a prompt file")
+    content = from_json(PromptFile, raw, f"{path}")
+    if _digest(raw["request"]) != content.request_sha256:
+        raise InputError(f"{path}: the request was changed after the latent was inferred; prompt again")
     try:
-        body = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such prompt file") from error
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not a prompt file ({error.msg} in line {error.lineno})") from error
-    for field in ("request", "z", "model_sha256", "buffer_sha256"):
-        if field not in body:
-            raise InputError(f"{path}: field '{field}' is missing")
-    values = dict(body["request"])
-    values["state"] = tuple(values.get("state", ()))
-    return config_from_dict(Request, values, str(path)), np.asarray(body["z"], np.float32), body
+        z = np.asarray(content.z)
+    except ValueError:  # rows of different lengths
+        z = np.zeros((), object)
+    if z.dtype.kind not in "if" or z.ndim not in (1, 2) or not np.isfinite(z).all():
+        raise InputError(f"{path}: field 'z' must be a list of finite numbers, or of such lists of one length")
+    return dataclasses.replace(content, z=z.astype(np.float32))
+
+
+def _digest(request: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
 def load(path: Path, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
@@ -162,19 +209,24 @@ def load(path: Path, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
 
     Raises InputError where the file was made with another model or buffer.
     """
-    request, z, body = read(path)
-    for field, ours in (("model_sha256", policy.sha256), ("buffer_sha256", policy.buffer.sha256)):
-        if body[field] != ours:
-            raise InputError(f"{path}: {field} is {body[field][:12]}..., this policy has {ours[:12]}...")
-    if request.kind in ("state", "row"):
-        return Prompted(policy, z), None
-    return Prompted(policy, z), reward_task(request, env, _sample(request, policy, env)[1])
+    content = read(path)
+    hashes = {"model_sha256": policy.sha256, "buffer_sha256": policy.buffer.sha256}
+    for field, ours in hashes.items():
+        theirs = getattr(content, field)
+        if theirs != ours:
+            raise InputError(f"{path}: {field} is {theirs[:12]}..., this policy has {ours[:12]}...")
+    width = jax.eval_shape(policy.agent.prompt, policy.params, Prior(), jax.random.key(0)).shape[-1]
+    if content.z.shape[-1] != width:
+        raise InputError(f"{path}: field 'z' must have {width} numbers per latent, got {content.z.shape[-1]}")
+    if content.request.kind in ("state", "row"):
+        return Prompted(policy, content.z), None
+    return Prompted(policy, content.z), reward_task(content.request, env, _sample(content.request, policy, env)[1])
 
 
 def check(path: Path, policy: Policy, env: Env) -> None:
     """Nothing; raises InputError unless the file's latent follows, bit for bit, from this model and buffer."""
     z = load(path, policy, env)[0].z
-    again, _ = infer(read(path)[0], policy, env)
-    if again.z.shape != z.shape or not np.array_equal(again.z, z):
+    again, _ = infer(read(path).request, policy, env)
+    if not np.array_equal(again.z, z):
         gap = float(np.abs(again.z - z).max()) if again.z.shape == z.shape else float("nan")
         raise InputError(f"{path}: the latent does not follow from its request (largest difference {gap:g})")

@@ -2,23 +2,30 @@
 
 `Reward` prompts carry their inference variant, because the best one differs between dense and sparse rewards and
 costs nothing to change: "plain" is the agent's own estimator, "ridge" is regularised least squares, "softmax" weights
-rows by exp(temperature * reward) (for sparse rewards; expects rewards of order 1).
+rows by exp(temperature * u) and asks for u, the reward moved and scaled to [0, 1] over the rows, so that neither its
+scale nor its zero matters (for sparse rewards).
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from embodied.nets.encoders import project
-from embodied.types import InputError, Reward, nearest
+from embodied.ranges import check_choice, check_ranges
+from embodied.types import Reward
 
 VARIANTS = ("plain", "ridge", "softmax")
+# Of a reward's size. What rounding leaves of a constant is no wish; projected, it would become a full-length one.
+ROUNDING = 1e-6
+RANGES = {"[0, inf)": ("ridge",), "(0, inf)": ("temperature",)}
 
 
-def check_variant(variant: str) -> None:
-    """Nothing; raises InputError for an unknown inference variant."""
-    if variant not in VARIANTS:
-        raise InputError(f"inference: unknown variant '{variant}'; {nearest(variant, VARIANTS)}")
+def check_solver(owner: str, prompt: Any) -> None:
+    """Nothing; raises InputError where the inference, ridge or temperature of a prompt or request does not exist."""
+    check_choice(owner, "inference", prompt.inference, VARIANTS)
+    check_ranges(owner, prompt, RANGES)
 
 
 def least_squares(
@@ -37,6 +44,13 @@ def correlate(
 ) -> Float[Array, " D"]:
     """sum_i weight_i reward_i features_i."""
     return jnp.matmul((weight * reward), features, precision="highest")
+
+
+def unit_range(reward: Float[Array, " N"]) -> Float[Array, " N"]:
+    """(reward - min) / (max - min), so that softmax knows neither its scale nor its zero; zeros for a constant."""
+    low, high = reward.min(), reward.max()
+    wish = high - low > ROUNDING * jnp.abs(reward).max()
+    return jnp.where(wish, (reward - low) / jnp.where(wish, high - low, 1.0), 0.0)
 
 
 def softmax_weight(reward: Float[Array, " N"], temperature: float) -> Float[Array, " N"]:
@@ -60,10 +74,9 @@ def infer_by_regression(features: Float[Array, "N D"], prompt: Reward) -> Float[
     uniform = jnp.full(prompt.reward.shape, 1.0 / prompt.reward.shape[0])
     match prompt.inference:
         case "softmax":
-            weight = softmax_weight(prompt.reward, prompt.temperature)
-            solution = jnp.linalg.solve(
-                _regularised_covariance(features, prompt.ridge), correlate(features, prompt.reward, weight)
-            )
+            reward = unit_range(prompt.reward)
+            target = correlate(features, reward, softmax_weight(reward, prompt.temperature))
+            solution = jnp.linalg.solve(_regularised_covariance(features, prompt.ridge), target)
         case "ridge":
             solution = least_squares(features, prompt.reward, uniform, prompt.ridge)
         case _:
@@ -76,14 +89,13 @@ def infer_by_correlation(features: Float[Array, "N D"], prompt: Reward) -> Float
     uniform = jnp.full(prompt.reward.shape, 1.0 / prompt.reward.shape[0])
     match prompt.inference:
         case "softmax":
-            weight = softmax_weight(prompt.reward, prompt.temperature)
-            solution = correlate(features, prompt.reward, weight)
+            reward = unit_range(prompt.reward)
+            solution = correlate(features, reward, softmax_weight(reward, prompt.temperature))
         case "ridge":
             solution = least_squares(features, prompt.reward, uniform, prompt.ridge)
         case _:
             centred = prompt.reward - prompt.reward.mean()
-            # What rounding leaves of a constant is no wish; projected, it would become a full-length one.
-            wish = jnp.abs(centred).max() > 1e-6 * jnp.abs(prompt.reward).max()
+            wish = jnp.abs(centred).max() > ROUNDING * jnp.abs(prompt.reward).max()
             solution = correlate(features, jnp.where(wish, centred, 0.0), uniform)
     return project(solution)
 

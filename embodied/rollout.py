@@ -1,5 +1,6 @@
 """Acting in worlds: E episodes side by side, as one scan for jittable worlds and as a host loop for the others."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, no_type_check
 
@@ -29,9 +30,12 @@ class Trajectory:
 
 
 def rollout(env: Env, behave: Behaviour, start: Timestep, carry: Carry, decisions: int, key: RandomKey) -> Trajectory:
-    """The episodes that `behave` makes from `start`; host arrays for host worlds, device arrays for jittable ones."""
+    """The episodes that `behave` makes from `start`; host arrays for host worlds, device arrays for jittable ones.
+
+    Compiled once for each `env`, `behave` and `decisions`: pass the same objects again, not new ones.
+    """
     if env.spec.jittable:
-        return _scan(env, behave, start, carry, decisions, key)
+        return _compiled(env, behave, decisions)(start, carry, key)
     behave = jax.jit(behave)
     keys = jax.random.split(key, decisions)
     ts, steps, actions = start, [start], []
@@ -50,6 +54,11 @@ def rollout(env: Env, behave: Behaviour, start: Timestep, carry: Carry, decision
         path=_flatten_path(path),
         discount=np.stack([ts.discount for ts in steps[1:]], 1),
     )
+
+
+@functools.lru_cache(maxsize=8)  # each entry keeps its world alive
+def _compiled(env: Env, behave: Behaviour, decisions: int) -> Callable[[Timestep, Carry, RandomKey], Trajectory]:
+    return jax.jit(lambda start, carry, key: _scan(env, behave, start, carry, decisions, key))
 
 
 def _scan(env: Env, behave: Behaviour, start: Timestep, carry: Carry, decisions: int, key: RandomKey) -> Trajectory:
@@ -77,8 +86,9 @@ def _flatten_path(path: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), path)
 
 
+@functools.lru_cache(maxsize=8)
 def agent_behaviour(agent: Agent, explore: bool) -> Behaviour:
-    """The agent as a behaviour whose carry is `(params, z, inner carry)`; make it once, so that it compiles once."""
+    """The agent as a behaviour whose carry is `(params, z, inner carry)`; the same one again for the same agent."""
 
     def behave(obs: Obs, carry: tuple[Params, Any, Carry], key: RandomKey) -> tuple[Any, Carry]:
         params, z, inner = carry

@@ -9,6 +9,7 @@ N updates equal N/2 updates, a checkpoint, a restore and N/2 more, bit for bit o
 import contextlib
 import dataclasses
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,10 +19,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, PyTree
 
 from embodied.checkpoint import Checkpointer
 from embodied.metrics import Logger
+from embodied.ranges import check_ranges
 from embodied.types import Agent, Batch, InputError, RandomKey, Run, Source, SourceState
 
 INTERRUPTED = 75  # exit code after SIGTERM or SIGINT: saved, may be resumed (EX_TEMPFAIL of sysexits.h)
@@ -37,24 +40,30 @@ class Interrupted(SystemExit):
     """Training was told to stop; the run is saved. Carries the exit code."""
 
 
+RANGES = {
+    "[0, inf)": ("updates", "checkpoint_seconds"),
+    "[1, inf)": ("chunk", "keep_checkpoints"),
+    "[2, inf)": ("batch_size",),  # orthonormality compares pairs
+    "[0, 4294967296)": ("seed",),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """The budget of a run and when it reports."""
 
-    updates: int = 100_000  # gradient updates in all
-    batch_size: int = 1024  # transitions per update
+    updates: int = 100_000  # gradient updates in all; a multiple of chunk
+    batch_size: int = 1024  # transitions per update; at least 2
     chunk: int = 500  # updates per compiled call; at least 1
-    checkpoint_every: int = 10_000  # updates between checkpoints; a multiple of chunk
-    keep_checkpoints: int = 2
+    checkpoint_seconds: float = 30.0  # a chunk that ends this long after the last checkpoint is saved; 0 = every chunk
+    keep_checkpoints: int = 2  # the latest ones, at least 1
     tensorboard: bool = False  # also write event files (extra "tensorboard")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.chunk < 1 or self.updates % self.chunk or self.checkpoint_every % self.chunk:
-            raise InputError(
-                f"train: updates ({self.updates}) and checkpoint_every ({self.checkpoint_every}) must be "
-                f"multiples of chunk ({self.chunk}), which must be at least 1"
-            )
+        check_ranges("train", self, RANGES)
+        if self.updates % self.chunk:
+            raise InputError(f"train: updates ({self.updates}) must be a multiple of chunk ({self.chunk})")
 
 
 def make_chunk(agent: Agent, source: Source, updates: int) -> Callable[[PyTree, Run, RandomKey], Any]:
@@ -75,7 +84,10 @@ def make_chunk(agent: Agent, source: Source, updates: int) -> Callable[[PyTree, 
             first = jnp.where(bad.any(), start + jnp.argmax(bad), -1)
             return values.mean(), first
 
-        return run, {name: summarise(values) for name, values in metrics.items()}
+        summary = {name: summarise(values) for name, values in metrics.items()}
+        # Metrics are computed before the last step is taken: the parameters themselves show what it did.
+        norm = _parameter_norm(run)
+        return run, summary | {"health/parameter_norm": (norm, jnp.where(jnp.isfinite(norm), -1, run.step - 1))}
 
     return jax.jit(chunk, donate_argnums=1)
 
@@ -124,6 +136,7 @@ def _loop(
     hooks: Sequence[Hook],
 ) -> Run:
     root, done, chunk = jax.random.key(config.seed), int(run.step), None
+    saved = time.perf_counter()
     while done < config.updates:
         if chunk is None:
             chunk = _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger)
@@ -134,19 +147,28 @@ def _loop(
         started = time.perf_counter()
         with jax.transfer_guard_device_to_host("disallow"):
             run, summary = chunk(source.data, run, root)
+        _wait(summary)
         done += config.chunk
-        row = _fetch(summary)
+        row = fetch(summary)
         row["speed/updates_per_second"] = config.chunk / (time.perf_counter() - started)
+        if source.refill:
+            row["time/refill"] = started - began
         for hook in hooks:
             row |= hook(run, done, row) or {}
         row["time/seconds"] = time.perf_counter() - began  # of this chunk with its refill and hooks
         logger.write(done, row)
-        if checkpointer and (done % config.checkpoint_every == 0 or done == config.updates or stop.requested):
+        due = time.perf_counter() - saved >= config.checkpoint_seconds or done == config.updates or stop.requested
+        if checkpointer and due:
             checkpointer.save(done, run)
+            saved = time.perf_counter()
         if stop.requested and done < config.updates:
-            logger.note(f"stopped at update {done:,}; the same command resumes")
+            logger.note(f"stopped at update {done:,}" + ("; the same command resumes" if checkpointer else ""))
             raise Interrupted(INTERRUPTED)
     return run
+
+
+def _parameter_norm(run: Any) -> Array:
+    return optax.tree.norm(run.agent.params)
 
 
 def _refilled(run: Any, refill: Callable[..., SourceState], done: int, key: RandomKey) -> Any:
@@ -161,19 +183,26 @@ def _compile(chunk: Any, data: PyTree, run: Run, root: RandomKey, logger: Logger
     return compiled
 
 
-def _fetch(summary: dict[str, tuple[Array, Array]]) -> dict[str, float]:
+def _wait(summary: PyTree) -> None:
+    # Waiting inside of JAX would keep signals from being heard for as long as a chunk takes.
+    while not all(leaf.is_ready() for leaf in jax.tree.leaves(summary)):
+        time.sleep(0.002)
+
+
+def fetch(summary: dict[str, tuple[Array, Array]]) -> dict[str, float]:
+    """The means of a chunk's metrics on the host. Raises NonFiniteError naming the first bad update and its metric."""
     host = jax.device_get(summary)
     for name, (_, first_bad) in sorted(host.items(), key=lambda item: int(item[1][1]) % 2**31):
         if first_bad >= 0:
             raise NonFiniteError(
-                f"metric '{name}' became non-finite at update {int(first_bad) + 1}; the last checkpoint is intact. "
+                f"metric '{name}' became non-finite at update {int(first_bad) + 1}; no checkpoint holds it. "
                 "Lower the learning rates or raise the orthonormality coefficients"
             )
     return {name: float(np.asarray(mean)) for name, (mean, _) in host.items()}
 
 
 class _StopSignal:
-    """Turns SIGTERM and SIGINT into a request that the loop honours after the running chunk."""
+    """Turns SIGTERM and SIGINT into a request that the loop honours after the running chunk; the second one aborts."""
 
     def __enter__(self) -> "_StopSignal":
         self.requested = False
@@ -184,7 +213,10 @@ class _StopSignal:
         return self
 
     def _request(self, number: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
         self.requested = True
+        print("  stopping after the running chunk of updates; once more to stop at once", file=sys.stderr, flush=True)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.previous.items():

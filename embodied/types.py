@@ -136,7 +136,7 @@ class Reward:
     reward: Float[Array, " N"]
     inference: str = struct.field(pytree_node=False, default="plain")  # "plain", "ridge" or "softmax"
     ridge: float = struct.field(pytree_node=False, default=1e-3)  # relative to the mean feature variance
-    temperature: float = struct.field(pytree_node=False, default=10.0)  # per unit of reward
+    temperature: float = struct.field(pytree_node=False, default=10.0)  # over the range of the reward
 
 
 @no_type_check

@@ -32,7 +32,7 @@ class HostEnv(Env):
     """A world on the CPU. Results are numpy arrays: float64 physics and quantities, float32 observations."""
 
     def __init__(self, world: WorldModel, threads: int | None = None):
-        threads = threads or os.cpu_count() or 1
+        threads = threads or usable_cores()
         self.world = world
         self.spec = world.spec(jittable=False)
         self.tasks = world.tasks()
@@ -156,6 +156,11 @@ class HostEnv(Env):
             discount=np.where(failed, np.float32(0), np.float32(1)),
             last=failed | (elapsed >= self.spec.episode_length),
         )
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

@@ -89,6 +89,8 @@ class WorldModel:
     def __post_init__(self) -> None:
         if not 1 <= self.hold <= self.episode_length:
             raise InputError(f"hold must lie in [1, {self.episode_length}] control steps, got {self.hold}")
+        if self.episode_length % self.hold:
+            raise InputError(f"hold must divide the {self.episode_length} control steps of an episode, got {self.hold}")
 
     @property
     def substeps(self) -> int:

@@ -57,11 +57,6 @@ def make(name: str, form: str = "host", *, hold: int = 10, threads: int | None =
     return build(world, form, threads)
 
 
-def corners() -> dict[str, tuple[float, float]]:
-    """Goal position (x, y) of each room, towards its outer corner and 0.1 m from the border."""
-    return {room: (0.2 * sign_x, 0.2 * sign_y) for room, (sign_x, sign_y) in ROOMS.items()}
-
-
 def _start(generator: np.random.Generator, count: int, start: str) -> np.ndarray:
     """Positions [count, 2], uniform over where the ball fits: all rooms or one of them (doors excluded)."""
     signs = np.array(list(ROOMS.values()) if start == "anywhere" else [ROOMS[start]])

@@ -1,6 +1,8 @@
 """The command line: `embodied COMMAND ...`. Each command is a function here that parses and calls its own module."""
 
+import errno
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -19,11 +21,17 @@ COMMANDS = {
     "list": "presets, worlds, quantities, tasks, models",
     "doctor": "versions, backend, renderer, disk, memory; what to fix",
 }
-BAD_INPUT, NON_FINITE = 2, 3
+BAD_INPUT, NON_FINITE, ABORTED = 2, 3, 130
+# What the machine refuses is no fault of the program: one line says so, and no traceback.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; exits with 0, 2 for bad input, 3 for non-finite training, 75 when interrupted and saved."""
+    """Runs one command.
+
+    Exits with 0, 2 for bad input or a path that cannot be used, 3 for non-finite training, 75 when training was
+    interrupted and saved, 130 when anything else was interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _set_environment()
     from embodied.types import InputError
@@ -32,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _check_names()
         if not arguments or arguments[0] in ("-h", "--help"):
             print(_usage())
+            return
+        if arguments[0] == "--version":
+            print(f"embodied-stack {_version()}")
             return
         command, *rest = arguments
         if command not in COMMANDS:
@@ -45,6 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(BAD_INPUT) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(ABORTED) from None
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from None
 
 
 def _set_environment() -> None:
@@ -59,6 +79,13 @@ def _usage() -> str:
     lines = ["embodied: train a behaviour model once, prompt it with a reward or a goal.", ""]
     lines += [f"  embodied {name:<9} {about}" for name, about in COMMANDS.items()]
     return "\n".join([*lines, "", "`embodied COMMAND --help` tells more."])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("embodied-stack")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed, run from its folder)"
 
 
 def _check_names() -> None:

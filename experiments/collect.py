@@ -15,19 +15,16 @@ import envs
 from agents import rnd
 from embodied.data import collect, replay, store
 from embodied.rollout import Trajectory, agent_behaviour, rollout
-from embodied.train import init_run, make_chunk
-from embodied.types import Env, InputError, Spec, nearest
+from embodied.train import fetch, init_run, make_chunk
+from embodied.types import Env, InputError, Spec
 from experiments.presets import Collect
-
-EXPLORERS = ("noise", "rnd")
 
 
 def run(config: Collect, out: Path, quiet: bool = False) -> Path:
-    """The directory of the finished dataset. Raises InputError where `out` already holds one."""
-    if config.explorer not in EXPLORERS:
-        raise InputError(f"explorer: unknown explorer '{config.explorer}'; {nearest(config.explorer, EXPLORERS)}")
-    if config.episodes % config.worlds:
-        raise InputError(f"collect: episodes ({config.episodes}) must be a multiple of worlds ({config.worlds})")
+    """The directory of the finished dataset.
+
+    Raises InputError where `out` already holds one, and NonFiniteError where the explorer diverges.
+    """
     starts = [{"start": start} for start in config.starts] or [{}]
     worlds = [make_env(config.world, config.hold, **options) for options in starts]
     env = worlds[0]
@@ -71,6 +68,7 @@ def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
     agent = rnd.make(config.explorer_config, spec)
     behave = agent_behaviour(agent, explore=True)
     rows, root = config.decisions + 1, jax.random.key(config.seed)
+    episodes = jax.random.fold_in(root, 2**31 - 3)  # apart from the keys of updates
     trajectory = next(_noise(dataclasses.replace(config, episodes=config.worlds), worlds))
     yield trajectory
     steps = collect.as_steps(trajectory)
@@ -80,18 +78,31 @@ def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
     state = init_run(agent, source, spec.example(), config.seed)
     chunk = make_chunk(agent, source, config.updates)
     for i in range(1, config.episodes // config.worlds):
-        state, _ = chunk(source.data, state, root)
-        key_reset, key_roll = jax.random.split(jax.random.fold_in(root, i))
+        state, summary = chunk(source.data, state, root)
+        fetch(summary)
+        key_reset, key_roll = jax.random.split(jax.random.fold_in(episodes, i))
         env = worlds[i % len(worlds)]
-        carry = (jax.tree.map(jnp.copy, state.agent.params), jnp.zeros(0), ())
+        carry = (jax.tree.map(jnp.copy, state.agent.params), jnp.zeros(0), agent.carry(config.worlds))
         trajectory = rollout(env, behave, env.reset(key_reset, config.worlds), carry, config.decisions, key_roll)
         yield trajectory
         state = state.replace(source=replay.add(state.source, collect.as_steps(trajectory), rows))
 
 
 def load_data(directory: Path, world: str) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
-    """(episodes, metadata) of a native dataset. Raises InputError where it is of another world."""
+    """(episodes, metadata) of a native dataset; says so where its writer did not finish.
+
+    Raises InputError where it is of another world or holds numbers that are not finite.
+    """
     metadata = store.read_metadata(directory)
     if metadata.get("world") != world:
         raise InputError(f"data: {directory} is of world '{metadata.get('world')}', expected '{world}'")
-    return store.read_episodes(directory), metadata
+    if not metadata["complete"]:
+        print(f"warning: {directory} is incomplete: its writer was stopped", file=sys.stderr)
+    episodes = store.read_episodes(directory)
+    for index, episode in enumerate(episodes):
+        for field in ("state", "action"):
+            if not np.isfinite(episode[field]).all():
+                raise InputError(
+                    f"data: '{field}' of episode {index} is not finite; see: embodied data check {directory}"
+                )
+    return episodes, metadata

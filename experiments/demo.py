@@ -17,7 +17,7 @@ from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy, load
 from embodied.promptfile import Request
 from embodied.rollout import Behaviour, agent_behaviour
-from embodied.types import Env
+from embodied.types import Env, InputError
 from experiments import collect, demo_report, prompt, train
 from experiments.demo_report import Outcome, Walk
 from experiments.evaluate import success_within
@@ -27,6 +27,7 @@ from experiments.presets import COLLECT, PRESETS
 CORNERS = ("reach_top_left", "reach_top_right", "reach_bottom_left", "reach_bottom_right")
 CORNER_RADIUS, GOAL_RADIUS = 0.10, 0.15  # metres; success is being inside during all of the last 100 control steps
 LAST = 100
+MARK = ".demo"  # a file of this name says that a directory is the demo's own
 FLOOR = {"corner_success_mean": 0.80, "goal_success_mean": 0.75}  # below these the demo fails
 CEILING = {"untrained_corner_success_mean": 0.15, "untrained_goal_success_mean": 0.15}
 _TALL = "tolerance(torso_height, 1.2, inf, 0.6) * (1 + torso_upright) / 2"
@@ -97,10 +98,16 @@ class FloorError(RuntimeError):
 
 
 def run(out: Path) -> dict[str, Any]:
-    """The content of report.json. Raises FloorError where success is below the floor."""
+    """The content of report.json. Raises FloorError where success is below the floor.
+
+    `out` is emptied first; InputError where it holds something that no demo made.
+    """
     started = time.perf_counter()
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / MARK).exists())):
+        raise InputError(f"out: {out} holds something else than a demo, which would be lost; name another directory")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
+    (out / MARK).touch()
     seconds: dict[str, float] = {}
 
     def stage(number: int, text: str) -> None:

@@ -12,6 +12,7 @@ from embodied.rollout import Trajectory
 from embodied.statistics import wilson
 from embodied.types import Env
 from experiments import figures, report, video
+from experiments.evaluate import task_features
 from experiments.report import Code, Facts, Figure, Section, Table, Video
 
 
@@ -43,7 +44,7 @@ class Walk:
 
 NEXT = """source .venv/bin/activate
 embodied list                                   # worlds, quantities, tasks, presets, models
-embodied prompt runs/demo/run --goal "x=0.2, y=-0.1" --out here.json
+embodied prompt {out}/run --goal "x=0.2, y=-0.1" --out here.json
 embodied prompt walker --reward "tolerance(torso_height, 1.2, inf, 0.6) * (1 + torso_upright) / 2"
 embodied evaluate walker                        # all four tasks, zero-shot, with intervals
 embodied collect walker-rnd --out data/walker   # make your own data, then:
@@ -68,13 +69,13 @@ def write(
         _maze(env, results["TD-JEPA"], goals, radii),
         Section("Learning curves", [Figure(figures.png(figures.learning_curves(metrics)), "Means over chunks.")]),
     ]
-    features = report.task_features(policy)
+    features = task_features(policy)
     if features is not None:
         about = "How evenly the learned features of states use their dimensions; below the dashed line they are lost."
         sections.append(Section("Latent health", [about, Figure(figures.png(figures.spectrum({"TD-JEPA": features})))]))
     if walks:
         sections.append(_walker(out, walks))
-    sections.append(Section("What to try next", [Code(NEXT)]))
+    sections.append(Section("What to try next", [Code(NEXT.format(out=out))]))
     lead = (
         "A behaviour model was trained on random motion, without any reward. Rewards and goals it had never seen were "
         "then turned into a latent in closed form, and one policy acted on it without further training."
@@ -89,8 +90,8 @@ def _summary(
     trained = [outcome.summary() for outcome in results["TD-JEPA"]]
     facts = Facts(
         [
-            (f"{100 * trained[0]['mean']:.0f} %", "of corner prompts solved"),
-            (f"{100 * trained[1]['mean']:.0f} %", "of random goals solved"),
+            (f"{100 * trained[0]['mean']:.0f} %", "of episodes reached the corner asked for"),
+            (f"{100 * trained[1]['mean']:.0f} %", "of episodes reached the random goal"),
             (report.duration(body["seconds"]["train"]), "of training on this machine"),
         ]
     )

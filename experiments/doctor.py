@@ -201,7 +201,8 @@ def check_device_memory(need: Estimate, available: int) -> Check:
     value = f"{size(need.device)} of {size(available)}: {listed}, {data}"
     if need.device > available:
         large_ring = need.copies > 1 and need.copies * need.data > need.work
-        fix = "embodied train ... --online.capacity 500" if large_ring else "embodied train ... --train.batch-size 128"
+        fewer = "embodied collect ... --episodes 1000; embodied train ... --online.capacity 1000"
+        fix = fewer if large_ring else "embodied train ... --train.batch-size 128"
         return Check("fail", "device memory", value, fix)
     return Check("ok", "device memory", value)
 

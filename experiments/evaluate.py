@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy
 from embodied.promptfile import Request, infer
 from embodied.rollout import agent_behaviour
-from embodied.types import Env, InputError, Prior, Reward
+from embodied.types import Env, Goal, InputError, Prior, Reward
 
 DRAWS = 10  # latents of the random baseline
 
@@ -37,7 +38,8 @@ def evaluate_tasks(
     request = Request("task", samples=samples, inference=inference)
     latents = latents_of_tasks(policy, env, request)
     behave = agent_behaviour(policy.agent, explore=False)
-    scores, _ = evaluate(env, behave, policy.params, latents, env.tasks, EvaluateConfig(episodes, seed))
+    config = EvaluateConfig(episodes, seed)
+    scores, _ = evaluate(env, behave, policy.params, latents, env.tasks, config, carry=policy.agent.carry)
     return scores
 
 
@@ -63,9 +65,23 @@ def baselines(
         {name: drawn[i] for name, (_, i) in names.items()},
         {name: env.tasks[task] for name, (task, _) in names.items()},
         EvaluateConfig(-(-episodes // draws), seed),
+        carry=policy.agent.carry,
     )
     returns = {task: [scores[f"{task} {i}"].returns for i in range(draws)] for task in env.tasks}
     return columns | {"random latent": {task: Scores(np.concatenate(rows)) for task, rows in returns.items()}}
+
+
+def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
+    """Features [N, D], on the sphere, of states of the policy's buffer; None for an agent without goal prompts."""
+    if Goal not in policy.agent.prompts:
+        return None
+    obs = {name: np.asarray(leaf[:rows], np.float32) for name, leaf in policy.buffer.obs.items()}
+    key = jax.random.key(0)
+    of_goal = jax.vmap(lambda params, one: policy.agent.prompt(params, Goal(one), key), (None, 0))
+    features = np.asarray(jax.jit(of_goal)(policy.params, obs), np.float64)
+    if "covariance" in policy.params:  # such a goal's latent is C^-1 psi(g)
+        features = features @ np.asarray(policy.params["covariance"], np.float64)
+    return features / np.linalg.norm(features, axis=1, keepdims=True) * np.sqrt(features.shape[1])
 
 
 def table(columns: Mapping[str, Mapping[str, Scores]]) -> str:

@@ -43,23 +43,28 @@ def presets(worlds: Sequence[str]) -> list[str]:
             preset.world,
             f"{preset.train.updates:,}",
             f"{preset.train.batch_size}",
+            _hold(preset.hold),
             _data_of(preset.online.worlds, preset.task),
         ]
         for name, preset in PRESETS.items()
         if preset.world in worlds
     ]
     collecting = [
-        [name, preset.explorer, preset.world, f"{preset.episodes:,}", f"{preset.decisions}"]
+        [name, preset.explorer, preset.world, f"{preset.episodes:,}", f"{preset.decisions}", _hold(preset.hold)]
         for name, preset in COLLECT.items()
         if preset.world in worlds
     ]
     return [
         "embodied train PRESET --data DIR --out DIR",
-        *_table(["preset", "agent", "world", "updates", "batch", "learns from"], training),
+        *_table(["preset", "agent", "world", "updates", "batch", "hold", "learns from"], training),
         "",
         "embodied collect PRESET --out DIR",
-        *_table(["preset", "explorer", "world", "episodes", "decisions"], collecting),
+        *_table(["preset", "explorer", "world", "episodes", "decisions", "hold"], collecting),
     ]
+
+
+def _hold(hold: int | None) -> str:
+    return "world's" if hold is None else f"{hold}"
 
 
 def _data_of(rollouts: int, task: str | None) -> str:

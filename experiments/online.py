@@ -61,8 +61,8 @@ def make_source(
 
     Where the rollouts answer random rewards, batches bring the latents of such rewards along.
 
-    Raises InputError for episodes of another length than the rollouts, a share outside [0, 1], or a quantity
-    that the world lacks or that is no scalar.
+    Raises InputError for episodes of another length than the rollouts, more of them than the ring holds, or a
+    quantity that the world lacks or that is no scalar.
     """
     online = experiment.online
     if not online.worlds:
@@ -100,7 +100,7 @@ def make_source(
         again = round(online.restarts * online.worlds)
         index = replay.draw(ring, rows, again, key_rows) + 1
         start = env.reset_to(jnp.concatenate([ring.steps.physics[index], start.physics[again:]]))
-        carry = (jax.tree.map(jnp.copy, params), z, jnp.int32(0))
+        carry = (jax.tree.map(jnp.copy, params), z, jnp.int32(0), agent.carry(online.worlds))
         trajectory = rollout(env, behave, start, carry, online.decisions, key_roll)
         return State(replay.add(ring, collect.as_steps(trajectory, reward_of(trajectory)), rows), latents)
 
@@ -141,9 +141,8 @@ def _check(online: Online, env: Env, episodes: list[Mapping[str, np.ndarray]]) -
             f"online.decisions: must equal the length of the stored episodes ({sorted(lengths)[0]}), got "
             f"{online.decisions}"
         )
-    for field in ("restarts", "prompted"):
-        if not 0.0 <= getattr(online, field) <= 1.0:
-            raise InputError(f"online.{field}: must lie in [0, 1], got {getattr(online, field)}")
+    if len(episodes) > online.capacity:
+        raise InputError(f"online.capacity: must hold the {len(episodes)} stored episodes, got {online.capacity}")
     scalar = [name for name, quantity in env.spec.quantities.items() if quantity.shape == ()]
     for name in online.quantities:
         if name not in scalar:
@@ -198,11 +197,11 @@ def _mix(z: jax.Array, latents: jax.Array, share: Any, key: jax.Array) -> jax.Ar
 
 
 def _changing_latents(agent: Agent, hold: int) -> Any:
-    """Exploring behaviour with carry (params, z [E, S, D], decision): latent S = decision // hold."""
+    """Exploring behaviour with carry (params, z [E, S, D], decision, inner): latent S = decision // hold."""
 
     def behave(obs: Any, carry: tuple, key: jax.Array) -> tuple[jax.Array, tuple]:
-        params, z, decision = carry
-        action, _ = agent.act(params, obs, z[:, decision // hold], (), key)
-        return action, (params, z, decision + 1)
+        params, z, decision, inner = carry
+        action, inner = agent.act(params, obs, z[:, decision // hold], inner, key)
+        return action, (params, z, decision + 1, inner)
 
     return behave

@@ -4,9 +4,26 @@ import dataclasses
 from typing import Any, Generic, TypeVar
 
 from agents import fb, rnd, td3, td_jepa
+from embodied.ranges import check_choice, check_ranges
 from embodied.train import TrainConfig
+from embodied.types import InputError
 
 AgentConfig = TypeVar("AgentConfig", td_jepa.Config, fb.Config, td3.Config)
+
+
+EXPLORERS = ("noise", "rnd")
+COLLECT_RANGES = {
+    "[1, inf)": ("episodes", "decisions", "worlds", "updates"),
+    "[2, inf)": ("batch_size",),
+    "(0, inf)": ("correlation", "scale"),
+    "[0, 4294967296)": ("seed",),
+}
+ONLINE_RANGES = {
+    "[0, inf)": ("worlds",),
+    "[1, inf)": ("decisions", "latent_hold", "capacity"),
+    "[0, 1]": ("restarts", "prompted"),
+}
+EXPERIMENT_RANGES = {"[0, inf)": ("evaluate_every",), "[1, inf)": ("episodes", "buffer")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -14,14 +31,17 @@ class Online:
     """Data that the model makes itself while it learns: z-rollouts between training chunks."""
 
     worlds: int = 0  # simulated side by side per refill; 0 = learn from the stored data alone
-    # Length of a rollout, and of the ring's episodes. Short, because every start drops the robot in a random pose at
-    # standing height: long episodes of an unskilled policy show little but the floor.
+    # Length of a rollout, and of the ring's episodes. Short, because most starts are random poses at standing height:
+    # long episodes of an unskilled policy show little but the floor.
     decisions: int = 100
     latent_hold: int = 100  # decisions until the next latent is drawn
     restarts: float = 0.5  # share of rollouts that go on from a state of the ring, in [0, 1]; the others start afresh
     prompted: float = 0.5  # share of latents that answer random rewards over `quantities`, in [0, 1]
-    quantities: tuple[str, ...] = ()
+    quantities: tuple[str, ...] = ()  # scalar quantities that random rewards are about; () = none are asked
     capacity: int = 10_000  # episodes that the ring holds, stored data included
+
+    def __post_init__(self) -> None:
+        check_ranges("online", self, ONLINE_RANGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +57,9 @@ class Experiment(Generic[AgentConfig]):
     evaluate_every: int = 0  # updates between evaluations on all tasks; 0 = only at the end
     episodes: int = 10  # per task and evaluation
     buffer: int = 20_000  # states kept with the policy for reward prompts
+
+    def __post_init__(self) -> None:
+        check_ranges("train", self, EXPERIMENT_RANGES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +77,14 @@ class Collect:
     explorer_config: rnd.Config = rnd.Config()
     updates: int = 250  # RND updates per batch of episodes
     batch_size: int = 256  # of RND updates
-    hold: int | None = None
+    hold: int | None = None  # control steps per decision; None = the world's default
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("collect", "explorer", self.explorer, EXPLORERS)
+        check_ranges("collect", self, COLLECT_RANGES)
+        if self.episodes % self.worlds:
+            raise InputError(f"collect: episodes ({self.episodes}) must be a multiple of worlds ({self.worlds})")
 
 
 _MAZE_TD_JEPA = td_jepa.Config(
@@ -105,8 +134,8 @@ _SMALL_FB = fb.Config(
     actor_pessimism=0.5,
     inputs="standardized",
 )
-_SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500, checkpoint_every=5_000)
-_PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000, checkpoint_every=50_000)
+_SMALL_TRAIN = TrainConfig(updates=40_000, batch_size=256, chunk=500)
+_PUBLISHED_TRAIN = TrainConfig(updates=3_000_000, batch_size=1024, chunk=1_000)
 _ONLINE = Online(worlds=50, quantities=("torso_height", "torso_upright", "torso_velocity_x", "torso_pitch_rate"))
 # Two control steps per decision, as is common for these robots: the same discount looks twice as far ahead.
 _SMALL_HOLD = 2
@@ -116,12 +145,8 @@ _RND = Collect(
 )
 
 PRESETS: dict[str, Any] = {
-    "point_maze-td_jepa-small": Experiment(
-        "point_maze", _MAZE_TD_JEPA, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
-    ),
-    "point_maze-fb-small": Experiment(
-        "point_maze", _MAZE_FB, TrainConfig(updates=18_000, batch_size=256, checkpoint_every=3_000)
-    ),
+    "point_maze-td_jepa-small": Experiment("point_maze", _MAZE_TD_JEPA, TrainConfig(updates=18_000, batch_size=256)),
+    "point_maze-fb-small": Experiment("point_maze", _MAZE_FB, TrainConfig(updates=18_000, batch_size=256)),
 }
 for _world in ("walker", "cheetah", "quadruped"):
     PRESETS |= {

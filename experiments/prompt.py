@@ -13,8 +13,8 @@ from embodied.evaluate import EvaluateConfig, Scores, evaluate
 from embodied.policy import Policy, Prompted
 from embodied.promptfile import Request
 from embodied.rewards import Task, dry_run
-from embodied.rollout import Trajectory, agent_behaviour
-from embodied.types import Env, InputError, Reward
+from embodied.rollout import Trajectory, agent_behaviour, rollout
+from embodied.types import Env, Goal, InputError, Obs, Reward
 
 
 def parse_goal(text: str) -> dict[str, float]:
@@ -48,10 +48,32 @@ def score(
 ) -> tuple[Scores, Trajectory]:
     """Returns of the prompted policy on its own task, and its trajectories."""
     behave = agent_behaviour(prompted.policy.agent, explore=False)
+    policy, config = prompted.policy, EvaluateConfig(episodes, seed)
     scores, trajectories = evaluate(
-        env, behave, prompted.policy.params, {"prompt": prompted.z}, {"prompt": task}, EvaluateConfig(episodes, seed)
+        env, behave, policy.params, {"prompt": prompted.z}, {"prompt": task}, config, carry=policy.agent.carry
     )
     return scores["prompt"], trajectories["prompt"]
+
+
+def approach(
+    prompted: Prompted, goal: Obs, env: Env, episodes: int, seed: int = EvaluateConfig().seed
+) -> tuple[dict[str, float], Trajectory]:
+    """How far a policy prompted with an observation is from it, and its trajectories.
+
+    The distance is the root mean square over components, in standard deviations of the training data; medians over
+    the episodes, at their start, at their closest and at their end.
+    """
+    policy, start = prompted.policy, env.reset(jax.random.key(seed), episodes)
+    carry = (policy.params, jnp.asarray(prompted.z), policy.agent.carry(episodes))
+    behave, key = agent_behaviour(policy.agent, explore=False), jax.random.key(seed)
+    trajectory = rollout(env, behave, start, carry, env.spec.decisions, key)
+    squares = 0.0
+    for name, wanted in goal.items():
+        std = np.asarray(policy.spec.std.get(name, np.ones(policy.spec.obs[name])))
+        squares = squares + np.square((np.asarray(trajectory.obs[name]) - np.asarray(wanted)) / std).mean(-1)
+    distance = np.sqrt(squares / len(goal))
+    moments = {"start": distance[:, 0], "closest": distance.min(1), "end": distance[:, -1]}
+    return {name: float(np.median(values)) for name, values in moments.items()}, trajectory
 
 
 def predicted_return(prompted: Prompted, request: Request, env: Env, seed: int = EvaluateConfig().seed) -> float | None:
@@ -70,18 +92,21 @@ def run(
     policy: Policy, env: Env, request: Request, out: Path, episodes: int
 ) -> tuple[Prompted, dict[str, Any], Trajectory | None]:
     """The prompted policy, its scores and its trajectories; writes the prompt file. Episodes = 0 does not score."""
-    prompted, task = promptfile.infer(request, policy, env)
+    asked, task = promptfile.make_prompt(request, policy, env)
+    prompted = policy.prompt(asked, request.seed)
     scores: dict[str, Any] = {}
     trajectory = None
     if task is not None:
         _, quantities = env.observe(policy.buffer.physics[:2000].astype(np.float64))
         action = np.zeros((len(quantities[next(iter(quantities))]), env.spec.action))
-        scores["warnings"] = dry_run(task, quantities, action)
+        scores["warnings"] = dry_run(task, quantities, action) + promptfile.cautions(asked)
         predicted = predicted_return(prompted, request, env)
         if predicted is not None:
             scores["predicted_return"] = predicted
         if episodes:
             result, trajectory = score(prompted, task, env, episodes)
             scores["evaluated_return"] = result.summary()
+    elif episodes and isinstance(asked, Goal):
+        scores["distance"], trajectory = approach(prompted, asked.obs, env, episodes)
     promptfile.save(out, request, prompted, scores)
     return prompted, scores, trajectory

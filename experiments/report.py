@@ -14,14 +14,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from embodied.policy import Policy
-from embodied.types import Env, Goal, InputError, Reward
+from embodied.types import Env, InputError, Reward
 from experiments import figures, results
-from experiments.evaluate import baselines, evaluate_tasks
+from experiments.evaluate import baselines, evaluate_tasks, task_features
 from experiments.page import PAGE
+from experiments.train import read_experiment
 
 Cell = str | tuple[str, str]  # text, or (text, detail): the detail is set smaller, such as an interval
 Summaries = Mapping[str, Mapping[str, Any]]  # task -> summary of its scores
@@ -144,14 +144,14 @@ def run_report(
     `topline` is a JSON file of `embodied evaluate`; its first column is shown beside. Raises InputError naming the
     file that is missing or not of this kind.
     """
-    metrics, record = read_metrics(run), _read_experiment(run)
+    metrics, record = read_metrics(run), read_experiment(run)
+    above = read_topline(topline) if topline else {}
     experiment = record["experiment"]
     steps = np.array([row["step"] for row in metrics])
     speed = np.array([row["speed/updates_per_second"] for row in metrics])
     seconds = float((np.diff(steps, prepend=0) / speed).sum())
     columns = {policy.agent_name: _summaries(evaluate_tasks(policy, env, episodes))}
-    columns |= read_topline(topline) if topline else {}
-    columns |= {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
+    columns |= above | {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
     how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_TASK
     intervals = f"Interquartile mean of {episodes} episodes with a 95 % bootstrap interval, one trained seed."
     speeds = f"{np.median(speed):,.0f}"
@@ -178,19 +178,6 @@ def run_report(
     return write(out, f"{policy.world} · {policy.agent_name}", lead, sections, made)
 
 
-def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
-    """Features [N, D], on the sphere, of states of the policy's buffer; None for an agent without goal prompts."""
-    if Goal not in policy.agent.prompts:
-        return None
-    obs = {name: np.asarray(leaf[:rows], np.float32) for name, leaf in policy.buffer.obs.items()}
-    key = jax.random.key(0)
-    of_goal = jax.vmap(lambda params, one: policy.agent.prompt(params, Goal(one), key), (None, 0))
-    features = np.asarray(jax.jit(of_goal)(policy.params, obs), np.float64)
-    if "covariance" in policy.params:  # such a goal's latent is C^-1 psi(g)
-        features = features @ np.asarray(policy.params["covariance"], np.float64)
-    return features / np.linalg.norm(features, axis=1, keepdims=True) * np.sqrt(features.shape[1])
-
-
 def read_metrics(run: Path) -> list[dict[str, int | float]]:
     """The rows of a run's metrics.jsonl. Raises InputError where there are none."""
     path = run / "metrics.jsonl"
@@ -198,13 +185,6 @@ def read_metrics(run: Path) -> list[dict[str, int | float]]:
     if not lines:
         raise InputError(f"run: {path} is missing or empty; name the directory that `embodied train` wrote to")
     return [json.loads(line) for line in lines]
-
-
-def _read_experiment(run: Path) -> dict[str, Any]:
-    path = run / "experiment.json"
-    if not path.exists():
-        raise InputError(f"run: {path} is missing; name the directory that `embodied train` wrote to")
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_topline(path: Path) -> dict[str, dict[str, Any]]:

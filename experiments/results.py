@@ -50,12 +50,16 @@ def write_result(
 
 
 def commit(root: Path = ROOT) -> str:
-    """The commit checked out at `root`, "-dirty" added when files outside results/ differ; else "unknown"."""
+    """The commit checked out at `root`, "-dirty" added when its files outside results/ differ; else "unknown".
+
+    Files that are not under version control count where they are Python: a prompt file beside the code changes nothing.
+    """
     if not (root / ".git").exists():  # an installed package may lie inside somebody else's repository
         return "unknown"
     try:
         head = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", ".", ":(exclude)results")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+        changed += _git(root, "ls-files", "--others", "--exclude-standard", "--", "*.py")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head

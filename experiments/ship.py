@@ -4,19 +4,23 @@ python -m experiments.ship runs/zero-shot/fb-small-0 walker
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
 
+from embodied import promptfile
 from embodied.policy import Buffer, Policy, load
+from embodied.promptfile import Request
+from embodied.types import Env, InputError
 from experiments import results
 from experiments.collect import make_env
 from experiments.evaluate import baselines, evaluate_tasks
 from experiments.models import MODELS
+from experiments.prompt import predicted_return
 from experiments.report import duration, read_metrics
+from experiments.train import read_experiment
 
 BUFFER = 12_000  # states that travel with the model
 LIMIT = 6_000_000  # bytes of a shipped folder
@@ -41,13 +45,14 @@ def main() -> None:
     params = {name: group for name, group in policy.params.items() if name not in chosen.without}
     policy = dataclasses.replace(policy, params=params, buffer=buffer)
     env = make_env(policy.world, policy.options.get("hold"))
+    check_answers(policy, env)
     columns = {"zero-shot": evaluate_tasks(policy, env, chosen.episodes)} | baselines(policy, env, chosen.episodes)
     scores = {
         name.replace(" ", "_"): {task: one.summary() for task, one in column.items()}
         for name, column in columns.items()
     }
     metrics = read_metrics(chosen.run)
-    made = json.loads((chosen.run / "experiment.json").read_text(encoding="utf-8"))
+    made = read_experiment(chosen.run)
     experiment = made["experiment"]
     seconds = sum(row["time/seconds"] for row in metrics)
     record = results.write_result(
@@ -60,6 +65,7 @@ def main() -> None:
         model_sha256=policy.sha256,
         experiment=experiment,
         trained_with_commit=made["made"]["commit"],
+        continued_with_commits=made.get("continued_with", []),
         protocol="return over one episode of 1000 control steps; IQM of the episodes of one trained seed",
     )
     folder = MODELS / chosen.name
@@ -70,9 +76,20 @@ def main() -> None:
         raise SystemExit(f"error: {folder} is larger than {LIMIT / 1e6:.0f} MB")
 
 
+def check_answers(policy: Policy, env: Env) -> None:
+    """Nothing; raises InputError where `--without` took a parameter group that a prompt needs."""
+    request = Request("task", text=next(iter(env.tasks)), samples=len(policy.buffer.physics))
+    prompted, _ = promptfile.infer(request, policy, env)
+    try:
+        predicted_return(prompted, request, env)
+    except KeyError as group:
+        raise InputError(f"without: prompting needs the parameter group {group}") from None
+
+
 def card(name: str, policy: Policy, record: dict[str, Any], seconds: float) -> str:
     """The model card: what it is, how it was made, what it scores, what it cannot do."""
-    experiment, scores = record["experiment"], record["metrics"]["scores"]
+    experiment, found = record["experiment"], record["metrics"]["scores"]
+    scores = {name: found[name] for name in ("zero-shot", *sorted(found.keys() - {"zero-shot"}))}
     cell = "{iqm:.0f} [{low:.0f}, {high:.0f}]".format_map
     rows = [
         f"| {task} | " + " | ".join(cell(column[task]) for column in scores.values()) + " |"
@@ -86,7 +103,7 @@ def card(name: str, policy: Policy, record: dict[str, Any], seconds: float) -> s
 A small reward-free model that is prompted with reward texts or goals. Licence: Apache-2.0, like the code. Trained on
 data of our own simulation only.
 
-- parameters SHA-256: `{policy.sha256}`
+- model SHA-256: `{policy.sha256}`
 - made by: `embodied collect {world}-rnd --out data/{world}`, then
   `embodied train {preset} --data data/{world} --out runs/{name} --train.updates {train["updates"]}`,
   taken at update {record["metrics"]["updates"]:,}
@@ -100,9 +117,22 @@ one trained seed (the numbers of `results/model-{name}.json`).
 |{"---|" * (len(scores) + 1)}
 {chr(10).join(rows)}
 
+{_knowledge(experiment)}
+
 It demonstrates prompting at the scale of a CPU; published models of this kind were trained on GPUs for millions of
 updates and score far higher.
 """
+
+
+def _knowledge(experiment: dict[str, Any]) -> str:
+    """What the training knew beside reward-free data, as the card says it."""
+    online, lines = experiment["online"], []
+    if online["worlds"] and online["quantities"]:
+        share, names = round(100 * online["prompted"]), ", ".join(online["quantities"])
+        lines += [f"While it learned, {share} % of its rollouts answered random rewards over the quantities {names}."]
+    if experiment["hold"]:
+        lines += [f"It decides once in {experiment['hold']} control steps."]
+    return "No task was seen in training. " + " ".join(lines) + "\nSettings were chosen by looking at these returns."
 
 
 if __name__ == "__main__":

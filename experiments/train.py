@@ -9,16 +9,23 @@ import jax
 import numpy as np
 
 import agents
-from embodied.data import dataset, normalize, replay
+from embodied import losses
+from embodied.data import dataset, normalize, replay, store
 from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
 from embodied.train import Hook, train
 from embodied.types import Env, InputError, Run, Spec, nearest
 from experiments import results
 from experiments.collect import load_data, make_env
-from experiments.evaluate import evaluate_tasks
+from experiments.evaluate import evaluate_tasks, task_features
 from experiments.online import make_source
 from experiments.presets import Experiment
+
+# What a continued run may change: how long it is, what it shows and when it saves.
+MAY_CHANGE = {
+    *("train.updates", "train.checkpoint_seconds", "train.keep_checkpoints", "train.tensorboard"),
+    *("evaluate_every", "episodes"),
+}
 
 
 def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> Path:
@@ -28,20 +35,22 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     """
     env = make_env(experiment.world, experiment.hold)
     episodes, metadata = load_data(data, experiment.world)
-    if metadata["options"].get("hold") != env.spec.hold:
+    hold = metadata.get("options", {}).get("hold")
+    if hold != env.spec.hold:
         raise InputError(
-            f"data: was collected with hold={metadata['options'].get('hold')}, the experiment has {env.spec.hold}; "
-            "pass --hold to one of the two"
+            f"data: was collected with hold={hold}, the experiment has {env.spec.hold}; pass --hold to one of the two"
         )
     stored = dataset.from_episodes(episodes)
+    if experiment.evaluate_every and not stored.steps.physics.shape[1]:
+        raise InputError("evaluate_every: rewards of tasks need data with physics vectors, this data has none")
     if experiment.task:
         stored = relabel(stored, env, experiment.task)
     mean, std = normalize.statistics(stored.steps.obs)
     spec = Spec(obs=env.spec.obs, action=env.spec.action, mean=mean, std=std)
     name = agent_name(experiment)
     agent = agents.module(name).make(experiment.agent, spec)
-    _claim(out, experiment, data)
     source = make_source(experiment, agent, spec, env, stored, episodes)
+    _claim(out, experiment, data)
 
     def policy_of(run: Run) -> Policy:
         params = jax.device_get(run.agent.params)
@@ -66,18 +75,26 @@ def agent_name(experiment: Experiment) -> str:
     return type(experiment.agent).__module__.removeprefix("agents.")
 
 
-def relabel(stored: Dataset, env: Env, task: str) -> Dataset:
-    """The dataset with the rewards of a named task, computed from its physics states."""
+def relabel(stored: Dataset, env: Env, task: str, chunk: int = 50_000) -> Dataset:
+    """The dataset with the rewards of a named task, computed from its physics states, `chunk` rows at a time.
+
+    Raises InputError for a task that the world lacks, or for states without physics.
+    """
     if task not in env.tasks:
         raise InputError(f"task: world '{env.spec.name}' has no task '{task}'; {nearest(task, env.tasks)}")
-    reward = np.empty(len(stored.steps.physics), np.float32)
-    for first in range(0, len(reward), 50_000):
-        rows = slice(first, first + 50_000)
-        _, quantities = env.observe(stored.steps.physics[rows].astype(np.float64))
-        action = stored.steps.action[rows]
-        reward[rows] = env.tasks[task](quantities, action, quantities)
-    # The reward of the transition that begins in row i belongs to the state in row i + 1.
-    return stored.replace(steps=stored.steps.replace(reward=np.concatenate([reward[1:], reward[-1:]])))
+    steps = stored.steps
+    if not steps.physics.shape[1]:
+        raise InputError(f"data: its states carry no physics vector, so the rewards of '{task}' cannot be computed")
+    reward = np.zeros(len(steps.physics), np.float32)
+    for first in range(0, len(reward) - 1, chunk):
+        rows = slice(first, min(first + chunk, len(reward) - 1))
+        # The transition that begins in row i ends in row i + 1.
+        _, seen = env.observe(steps.physics[first : rows.stop + 1].astype(np.float64))
+        before, after = ({name: leaf[part] for name, leaf in seen.items()} for part in (slice(-1), slice(1, None)))
+        reward[rows] = env.tasks[task](before, steps.action[rows], after)
+    # Behind the last row of an episode, which begins no transition, comes a row of another one.
+    begins = np.isin(np.arange(len(reward)), stored.starts)
+    return stored.replace(steps=steps.replace(reward=np.where(begins, reward, np.float32(0.0))))
 
 
 def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
@@ -100,32 +117,72 @@ def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
 def _evaluation(experiment: Experiment, env: Env, policy_of: Any, out: Path) -> Hook:
     def hook(run: Run, done: int, row: dict[str, float]) -> dict[str, float]:
         extra = {"speed/transitions_per_second": row["speed/updates_per_second"] * experiment.train.batch_size}
+        if "time/refill" in row:
+            frames = experiment.online.worlds * experiment.online.decisions * env.spec.hold
+            extra["speed/frames_per_second"] = frames / row["time/refill"]
         if experiment.evaluate_every and done % experiment.evaluate_every == 0:
             policy = policy_of(run)
             policy.save(out / "policy", card=f"Update {done} of an unfinished run.\n")
             scores = evaluate_tasks(policy, env, experiment.episodes)
             extra |= {f"eval/{name}/return": float(one.returns.mean()) for name, one in scores.items()}
+            features = task_features(policy)
+            if features is not None:
+                extra["health/spectrum"] = float(losses.spectrum_ratio(features))
         return extra
 
     return hook
 
 
 def _claim(out: Path, experiment: Experiment, data: Path) -> None:
-    """Writes experiment.json, or raises InputError where `out` belongs to a different experiment."""
+    """Writes experiment.json; raises InputError where `out` holds checkpoints of another experiment or of other data.
+
+    The commit that began a run stays; commits that went on with it are listed behind.
+    """
     made = {"commit": results.commit(), "hardware": results.hardware(), "versions": results.versions()}
-    body = json.dumps(
-        {"experiment": dataclasses.asdict(experiment), "agent": agent_name(experiment), "made": made}, indent=1
-    )
+    content = {"experiment": dataclasses.asdict(experiment), "agent": agent_name(experiment)}
+    content |= {"data": str(data), "data_sha256": store.state_digest(data), "made": made}
+    content = json.loads(json.dumps(content))
     path = out / "experiment.json"
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))["experiment"]
-        ours = json.loads(body)["experiment"]
-        # A longer budget continues the same run.
-        for one in (ours, theirs):
-            one["train"].pop("updates")
-        if ours != theirs:
-            field = next(name for name in ours if ours[name] != theirs.get(name))
-            raise InputError(f"out: {out} holds another experiment (field '{field}' differs); choose another directory")
+    if path.exists() and any((out / "checkpoints").glob("*")):
+        before = read_experiment(out)
+        _same(before, content, out)
+        later = before.get("continued_with", [])
+        if made["commit"] not in (before["made"]["commit"], *later):
+            later = [*later, made["commit"]]
+        content |= {"made": before["made"]} | ({"continued_with": later} if later else {})
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(body + "\n", encoding="utf-8")
-    (out / "data.txt").write_text(f"{data}\n", encoding="utf-8")
+    draft = path.with_name(".experiment.json")
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def read_experiment(run: Path) -> dict[str, Any]:
+    """The content of a run's experiment.json. Raises InputError where there is none, or a damaged one."""
+    path = run / "experiment.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(content["experiment"], dict)
+        assert isinstance(content["made"]["commit"], str)
+    except FileNotFoundError:
+        raise InputError(f"run: {path} is missing; name the directory that `embodied train` wrote to") from None
+    except (ValueError, TypeError, KeyError, AssertionError):
+        raise InputError(f"run: {path} is damaged; name the directory that `embodied train` wrote to") from None
+    return content
+
+
+def _same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    """Raises InputError naming the first difference that would make a continued run another one."""
+    theirs, ours = _flat(before["experiment"]), _flat(now["experiment"])
+    for field in sorted((theirs.keys() | ours.keys()) - MAY_CHANGE):
+        if theirs.get(field) != ours.get(field):
+            difference = f"{field} was {theirs.get(field)}, is {ours.get(field)}"
+            raise InputError(f"out: {out} holds another experiment ({difference}); choose another directory")
+    if before.get("data_sha256") != now["data_sha256"]:
+        raise InputError(f"out: {out} was trained on other data ({before.get('data')}); choose another directory")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """{"agent.discount": 0.98, ...}."""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {path: leaf for name, one in tree.items() for path, leaf in _flat(one, f"{prefix}{name}.").items()}

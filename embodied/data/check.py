@@ -225,10 +225,10 @@ def _check_episode(file: str, index: int, episode: rlds.Episode, census: _Census
     time = episode["physics"][:, :1].ravel()
     if not len(time) or not np.isfinite(time).all():
         return
-    # A world that blew up ends its episode in a fresh start, so the clock may fall back at a termination.
-    steps = np.diff(time)[: -1 if episode["discount"][-1] == 0 else None]
-    usual = np.median(steps) if len(steps) else 0.0
-    wrong = np.flatnonzero(~((steps > 0) & (np.abs(steps - usual) <= _CLOCK * usual)))
+    # A world that terminated goes on from a fresh start, so the clock may fall back there.
+    steps, running = np.diff(time), episode["discount"] != 0
+    usual = np.median(steps[running]) if running.any() else 0.0
+    wrong = np.flatnonzero(running & ~((steps > 0) & (np.abs(steps - usual) <= _CLOCK * usual)))
     if len(wrong):
         row = int(wrong[0]) + 1
         message = f"is at {time[row]:.6g} s after {time[row - 1]:.6g} s, the usual step is {usual:.6g} s"

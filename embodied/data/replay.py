@@ -31,16 +31,17 @@ def empty(example: Steps, episodes: int) -> Ring:
 
 
 def add(ring: Ring, episodes: Steps, rows: int) -> Ring:
-    """The ring with whole episodes written (leaves [E * rows, ...]); the oldest make room."""
+    """The ring with whole episodes written (leaves [E * rows, ...]); the oldest make room, among the new ones too."""
     return _add(ring, jax.tree.map(jnp.asarray, episodes), rows)
 
 
 def _write(ring: Ring, episodes: Steps, rows: int) -> Ring:
     capacity = ring.steps.action.shape[0] // rows
     count = episodes.action.shape[0] // rows
-    slots = (ring.written + jnp.arange(count)) % capacity
+    first = max(count - capacity, 0)  # a slot written twice by one scatter would hold either episode
+    slots = (ring.written + jnp.arange(first, count)) % capacity
     index = (slots[:, None] * rows + jnp.arange(rows)[None]).reshape(-1)
-    steps = jax.tree.map(lambda store, new: store.at[index].set(new), ring.steps, episodes)
+    steps = jax.tree.map(lambda store, new: store.at[index].set(new[first * rows :]), ring.steps, episodes)
     return Ring(steps, ring.written + count)
 
 

@@ -30,8 +30,10 @@ def _net(module: nn.Module) -> Net:
 
 
 def project(z: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-    """z scaled to the sphere of radius sqrt(d), where all latents live."""
-    return z * (z.shape[-1] ** 0.5) / jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+    """z scaled to the sphere of radius sqrt(d), where all latents live; zero stays zero, with a finite gradient."""
+    square = jnp.square(z).sum(-1, keepdims=True)
+    # The norm itself has no gradient at zero, and a row of zeros is an observation like any other.
+    return z * (z.shape[-1] ** 0.5) * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
 class _Forward(nn.Module):

@@ -45,14 +45,6 @@ def split(text: str) -> Iterator[Statement]:
             depth, begin = 0, end + 1
 
 
-def normalise(text: str) -> str:
-    """The text without white space, empty statements and the optional `reward =`; for hashing."""
-    statements = list(split(text))
-    parts = ["".join(statement.expression.split()) for statement in statements]
-    named = [f"{s.name}={part}" if s.name else part for s, part in zip(statements, parts, strict=True)]
-    return ";".join([*named[:-1], *parts[-1:]])
-
-
 class Source:
     """A text within the limits of the language; raises InputError for any other."""
 

@@ -6,7 +6,6 @@ gave.
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 
 from embodied.rewards.expression import parse
-from embodied.rewards.source import normalise
 from embodied.types import InputError, Quantities, Quantity
 
 EXTREMES = (0.0, 1e6, -1e6)
@@ -40,6 +38,7 @@ class Task:
     text: str
     about: str
     pieces: tuple[RewardPiece, ...]
+    previous: tuple[str, ...] = ()  # what the reward reads of the state before the action: "previous_NAME", ...
 
     @classmethod
     def of(
@@ -60,7 +59,9 @@ class Task:
         program = parse(text, quantities, action)
         named = [term for term in program.nodes if program.needs[term] & program.leaves.keys()]
         pieces = (RewardPiece(t, functools.partial(program, t), float(t == "reward")) for t in named)
-        return cls(name, text, about, tuple(pieces))
+        read = (program.leaves[leaf] for leaf in program.needs["reward"] & program.leaves.keys())
+        previous = sorted(f"previous_{leaf.key}" for leaf in read if leaf.place == "before")
+        return cls(name, text, about, tuple(pieces), tuple(previous))
 
     def __call__(self, before: Quantities | None, action: Any, after: Quantities | None) -> Float[Any, "..."]:
         """The reward of transitions, with the leading axes of the quantities.
@@ -73,11 +74,6 @@ class Task:
     def terms(self, before: Quantities | None, action: Any, after: Quantities | None) -> dict[str, Any]:
         """The unweighted value of every piece; of a reward text, its named terms and last "reward"."""
         return {piece.name: piece.fn(before, action, after) for piece in self.pieces}
-
-    @property
-    def source_hash(self) -> str:
-        """SHA-256, in hexadecimal, of the text without white space; for provenance."""
-        return hashlib.sha256(normalise(self.text).encode()).hexdigest()
 
 
 def dry_run(task: Task, after: Quantities, action: Any = None, before: Quantities | None = None) -> list[str]:
@@ -100,14 +96,14 @@ def dry_run(task: Task, after: Quantities, action: Any = None, before: Quantitie
 
 def _smells(reward: np.ndarray, terms: dict[str, np.ndarray]) -> list[str]:
     found = []
-    if _is_constant(reward):
+    if is_constant(reward):
         found.append(f"reward is constant on the sample ({reward.mean():.4g})")
     for name, value in terms.items():
         if np.abs(value).max() < ACTIVE:
             found.append(f"term '{name}' never activates on the sample (at most {np.abs(value).max():.2g})")
-        elif _is_constant(value):
+        elif is_constant(value):
             found.append(f"term '{name}' is constant on the sample ({value.mean():.4g})")
-        elif len(terms) > 1 and not _is_constant(reward):
+        elif len(terms) > 1 and not is_constant(reward):
             share = np.corrcoef(value.ravel(), reward.ravel())[0, 1] ** 2
             if share > DOMINANT:
                 found.append(f"term '{name}' alone explains {share:.0%} of the variance of the reward")
@@ -126,8 +122,9 @@ def _breaks(task: Task, before: Quantities, action: Any, after: Quantities) -> l
     return found
 
 
-def _is_constant(value: np.ndarray) -> bool:
-    return float(np.ptp(value)) <= 1e-9 + 1e-6 * float(np.abs(value).max())
+def is_constant(value: np.ndarray) -> bool:
+    """Whether values [N] differ by no more than rounding leaves of a constant; their size does not matter."""
+    return float(np.ptp(value)) <= 1e-6 * float(np.abs(value).max())
 
 
 def _all_finite(tree: Any) -> bool:

@@ -27,6 +27,7 @@ from experiments.models import resolve
 from experiments.presets import PRESETS
 from experiments.report import read_metrics
 from experiments.results import write_result
+from experiments.train import read_experiment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in chosen.seeds:
             run = chosen.runs / f"{method}-{seed}"
             _train(f"{chosen.world}-{method}", chosen.data, run, ["--train.seed", str(seed)], chosen.updates)
-            commits[run.name] = _commit(run)
+            commits[run.name] = read_experiment(run)["made"]["commit"]
             policy, env = resolve(str(run))
             scores.setdefault(method, []).append(evaluate_tasks(policy, env, chosen.episodes))
             seconds.setdefault(method, []).append(sum(row["time/seconds"] for row in read_metrics(run)))
@@ -104,14 +105,10 @@ def _topline(chosen: Arguments, seconds: dict[str, list[float]], commits: dict[s
         run = chosen.runs / f"{chosen.topline}-{task}"
         preset = f"{chosen.world}-{chosen.topline}"
         _train(preset, chosen.data, run, ["--task", task], chosen.topline_updates)
-        commits[run.name] = _commit(run)
+        commits[run.name] = read_experiment(run)["made"]["commit"]
         column[task] = evaluate_tasks(*resolve(str(run)), chosen.episodes)[task]
         seconds.setdefault("td3", []).append(sum(row["time/seconds"] for row in read_metrics(run)))
     return column
-
-
-def _commit(run: Path) -> str:
-    return json.loads((run / "experiment.json").read_text(encoding="utf-8"))["made"]["commit"]
 
 
 def _train(preset: str, data: Path, run: Path, options: list[str], updates: int) -> None:

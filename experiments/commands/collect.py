@@ -1,11 +1,14 @@
 """`embodied collect PRESET --out DIR [--FIELD VALUE]`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from embodied.train import NonFiniteError
 from experiments import collect
+from experiments.cli import NON_FINITE
 from experiments.commands import choose_preset
 from experiments.presets import COLLECT, Collect
 
@@ -24,5 +27,9 @@ def main(arguments: list[str]) -> None:
         return preset, out
 
     preset, out = tyro.cli(command, args=rest, prog=f"embodied collect {name}")
-    collect.run(preset, out)
+    try:
+        collect.run(preset, out)
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(NON_FINITE) from None
     print(f"wrote {out}\ncheck it:  embodied data check {out}")

@@ -63,6 +63,8 @@ def main(arguments: list[str]) -> None:
             print("\n".join(info(tyro.cli(Info, args=rest, prog=program).path)))
         case "import":
             chosen = tyro.cli(Import, args=rest, prog=program)
+            if chosen.limit is not None and chosen.limit < 1:
+                raise InputError(f"limit: must be at least 1, got {chosen.limit}")
             convert(chosen)
             print("\n".join([*info(chosen.out), f"check it:  embodied data check {chosen.out}"]))
         case _:

@@ -1,6 +1,7 @@
 """`embodied demo`: the main job, start to end."""
 
 import dataclasses
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from experiments.results import write_result
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Collects, trains, prompts, evaluates and reports; everything lands in `out`, which is emptied first."""
+    """Collects, trains, prompts, evaluates and reports; everything lands in `out`; what an earlier demo left goes."""
 
     out: Path = Path("runs/demo")
     result: Path | None = None  # also write the numbers as a result file, such as results/demo.json
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
         print(f"error: the demo's model is below its floor: {error}; see {chosen.out}/report.html", file=sys.stderr)
         raise SystemExit(1) from None
     if chosen.result:
-        write_result(chosen.result, "embodied demo", body, [0], body["seconds_total"])
+        write_result(chosen.result, shlex.join(["embodied", "demo", *arguments]), body, [0], body["seconds_total"])
     corner, goal = body["corner"], body["goal"]
     print(f"""
   four corner rewards   {100 * corner["mean"]:3.0f} %  [{100 * corner["low"]:.0f}, {100 * corner["high"]:.0f}]   \

@@ -21,7 +21,7 @@ class Arguments:
     prompt: Path | None = None  # score this prompt file on its own reward
     reward: str | None = None  # prompt with this text and score on it
     episodes: int = 10
-    inference: Literal["plain", "ridge", "softmax"] = "plain"
+    inference: Literal["plain", "ridge", "softmax"] = "plain"  # see docs/prompting.md
     out: Path | None = None  # JSON file for the numbers
 
 
@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> None:
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied evaluate")
     if chosen.episodes < 1:
         raise InputError(f"episodes: must be at least 1, got {chosen.episodes}")
-    if chosen.prompt and chosen.reward:
+    if chosen.prompt is not None and chosen.reward is not None:
         raise InputError("evaluate: give --prompt or --reward, not both")
     policy, env = resolve(chosen.model)
-    if not chosen.prompt and not chosen.reward:
+    if chosen.prompt is None and chosen.reward is None:
         evaluate.run(policy, env, chosen.episodes, chosen.inference, chosen.out)
         return
-    if chosen.prompt:
+    if chosen.prompt is not None:
         prompted, task = promptfile.load(chosen.prompt, policy, env)
         if task is None:
             raise InputError(f"{chosen.prompt}: is a goal given as a state, which has no reward to score")

@@ -25,12 +25,12 @@ class Arguments:
     state: Path | None = None  # physics vector to reach, .npy or a JSON list
     row: int | None = None  # row of the policy's buffer to reach
     out: Path = Path("prompt.json")  # prompt file to write
-    inference: Literal["plain", "ridge", "softmax"] = "plain"
+    inference: Literal["plain", "ridge", "softmax"] = "plain"  # see docs/prompting.md
     samples: int = 10_000  # buffer states that a reward is relabelled on
     width: float = 0.25  # of a goal, in standard deviations of each quantity over the buffer
-    ridge: float = 1e-3
-    temperature: float = 10.0  # of softmax inference, per unit of reward
-    seed: int = 0
+    ridge: float = 1e-3  # of ridge and softmax inference, times the mean feature variance
+    temperature: float = 10.0  # of softmax inference, over the range of the reward
+    seed: int = 0  # of the choice of samples
     episodes: int = 10  # evaluated at once; 0 = do not evaluate
     video: Annotated[Path | None, tyro.conf.arg(help="mp4 of the first episode")] = None
 
@@ -54,6 +54,9 @@ def main(arguments: list[str]) -> None:
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied prompt")
     if chosen.episodes < 0:
         raise InputError(f"episodes: must be at least 0, got {chosen.episodes}")
+    if chosen.video and not chosen.episodes:
+        raise InputError("video: shows the first episode; give --episodes 1 or more")
+    replaced = chosen.out.exists()
     request = _request(chosen)
     policy, env = resolve(chosen.model)
     samples = min(request.samples, len(policy.buffer.physics))
@@ -69,7 +72,14 @@ def main(arguments: list[str]) -> None:
             f"evaluated return  {row['iqm']:8.1f}   IQM of {row['episodes']} episodes, 95 % interval "
             f"[{row['low']:.1f}, {row['high']:.1f}], at most {env.spec.episode_length} per unit of reward"
         )
-    print(f"wrote {chosen.out}\ncheck it:  embodied prompt check {chosen.out} {chosen.model}")
+    if "distance" in scores:
+        row = scores["distance"]
+        print(
+            f"distance to the goal  {row['start']:.2f} at the start, {row['closest']:.2f} at its closest, "
+            f"{row['end']:.2f} at the end   (medians of {chosen.episodes} episodes, in standard deviations of the data)"
+        )
+    print(f"{'replaced' if replaced else 'wrote'} {chosen.out}")
+    print(f"check it:  embodied prompt check {chosen.out} {chosen.model}")
     if chosen.video and trajectory is not None:
         from experiments.video import record
 

@@ -246,6 +246,27 @@ def test_tiny_keeps_every_choice_that_is_not_a_size_or_a_rate(name):
     assert small.tiny() == small
 
 
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_numbers_out_of_range_are_refused_by_naming_field_and_interval(name):
+    module = importlib.import_module(agents.AGENTS[name])
+    numbers = {f.name: f.type for f in dataclasses.fields(module.Config) if f.type in (int, float)}
+    assert {field for fields in module.RANGES.values() for field in fields} == set(numbers)
+    for field, kind in numbers.items():
+        with pytest.raises(InputError, match=rf"{name}: {field} must be in [\[(]\d, .*, got -1"):
+            module.Config(**{field: kind(-1)})
+
+
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_a_number_that_is_not_finite_in_the_batch_shows_in_the_metrics(name):
+    spec = SPECS["maze"]
+    agent, batch = tiny(name, spec), random_batch(spec, 0)
+    state = jax.eval_shape(agent.init, jax.random.key(0), spec.example())
+    state = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), state)
+    broken = batch.replace(next_obs={"state": batch.next_obs["state"].at[3, 1].set(jnp.nan)})
+    metrics = quick_jit(agent.update)(state, broken, jax.random.key(1))[1]
+    assert not all(np.isfinite(value) for value in metrics.values())
+
+
 def test_unknown_agent_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="unknown agent 'td_jep'; did you mean 'td_jepa'"):
         agents.module("td_jep")

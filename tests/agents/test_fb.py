@@ -12,7 +12,7 @@ import pytest
 from agents import fb
 from embodied import losses, nets, prompts
 from embodied.nets.encoders import count
-from embodied.types import Goal, InputError, Motion, Prior, Reward, Spec
+from embodied.types import Goal, Motion, Prior, Reward, Spec
 from tests.agents.chains import (
     action_measure,
     latent,
@@ -224,6 +224,26 @@ def test_prompts_read_the_backward_map(agent, state):
     np.testing.assert_allclose(np.linalg.norm(prompt(Prior())), 8**0.5, rtol=1e-5)
 
 
-def test_discount_of_one_is_refused():
-    with pytest.raises(InputError, match="discount"):
-        fb.Config(discount=1.0)
+def test_actor_steps_on_the_forward_map_that_was_just_updated(state):
+    def actor_gradient(rate):
+        other = fb.make(dataclasses.replace(CONFIG, lr_forward=rate), SPEC)
+        return other.update(state, random_batch(SPEC, 6), jax.random.key(0))[1]["grad/actor"]
+
+    still, moved = quick_jit(lambda: (actor_gradient(0.0), actor_gradient(0.1)))()
+    assert abs(still - moved) > 1e-3 * still
+
+
+def test_training_latents_are_goals_and_what_the_batch_brings(agent, state, monkeypatch):
+    class StoppedError(Exception):
+        pass
+
+    def ask(key, *arguments):
+        raise StoppedError(*arguments)
+
+    monkeypatch.setattr(fb.losses, "sample_latents", ask)
+    batch = random_batch(SPEC, 6).replace(latent=jnp.ones((6, 8)))
+    with pytest.raises(StoppedError) as caught:
+        agent.update(state, batch, jax.random.key(0))
+    _, goal_ratio, brought, brought_ratio = caught.value.args
+    assert (goal_ratio, brought_ratio) == (CONFIG.goal_ratio, CONFIG.latent_ratio)
+    np.testing.assert_array_equal(brought, batch.latent)

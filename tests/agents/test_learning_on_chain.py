@@ -67,6 +67,17 @@ def test_goal_on_the_left_makes_every_state_go_left(trained):
     assert (greedy_actions(agent, LINE, params, z) < 0).all()
 
 
+def test_value_is_the_mean_reward_per_decision_of_what_the_policy_does(trained):
+    agent, params = trained
+    reward = np.eye(5)[4]
+    prompt = Reward({"state": jnp.eye(5)}, jnp.asarray(reward, jnp.float32))
+    z = latent(agent, params, prompt)
+    value = quick_jit(agent.value)(params, prompt, z, {"state": jnp.eye(5)})
+    exact = (1 - DISCOUNT) * returns(LINE, greedy_actions(agent, LINE, params, z), reward, DISCOUNT)
+    np.testing.assert_allclose(value, exact, atol=0.12)
+    assert np.corrcoef(value, exact)[0, 1] > 0.95
+
+
 GRID = grid(4)
 
 

@@ -44,6 +44,13 @@ def test_reward_falls_on_repeated_data(trained):
     assert loss[-1] < 0.1 * loss[0]
 
 
+def test_explorer_learns_from_its_own_reward_and_not_from_that_of_the_batch(trained):
+    agent, batch = rnd.make(CONFIG, SPEC), random_batch(SPEC, 16)
+    state = trained[0]
+    update = quick_jit(lambda batch: agent.update(state, batch, jax.random.key(0))[0].params)
+    jax.tree.map(np.testing.assert_array_equal, update(batch), update(batch.replace(reward=batch.reward + 100.0)))
+
+
 def test_reward_stays_higher_where_data_is_new(trained):
     _, state, _ = trained
     familiar = distillation_error(state, random_batch(SPEC, 16).obs | random_batch(SPEC, 16).next_obs)

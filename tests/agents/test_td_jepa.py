@@ -211,6 +211,47 @@ def test_prompts_read_the_task_encoder_and_its_covariance(agent, state):
     np.testing.assert_allclose(np.linalg.norm(prompt(Prior())), 8**0.5, rtol=1e-5)
 
 
+class StoppedError(Exception):
+    """Carries what an update asks `losses.sample_latents` for, and ends it there."""
+
+
+def asked(monkeypatch, agent, state, batch):
+    def ask(key, *arguments):
+        raise StoppedError(*arguments)
+
+    monkeypatch.setattr(losses, "sample_latents", ask)
+    with pytest.raises(StoppedError) as caught:
+        agent.update(state, batch, jax.random.key(0))
+    return caught.value.args
+
+
+def test_training_goals_are_scaled_by_the_inverse_covariance(agent, state, monkeypatch):
+    plain = td_jepa.make(dataclasses.replace(CONFIG, scale_goals=False), SPEC)
+    scale = np.linspace(1, 8, 8)
+    state, batch = (
+        state.replace(params=state.params | {"covariance": jnp.diag(jnp.asarray(scale))}),
+        random_batch(SPEC, 6),
+    )
+    scaled, unscaled = (asked(monkeypatch, one, state, batch)[0] for one in (agent, plain))
+    np.testing.assert_allclose(scaled * scale[None], unscaled, rtol=1e-4)
+
+
+def test_training_latents_are_goals_and_what_the_batch_brings(agent, state, monkeypatch):
+    batch = random_batch(SPEC, 6).replace(latent=jnp.ones((6, 8)))
+    _, goal_ratio, brought, brought_ratio = asked(monkeypatch, agent, state, batch)
+    assert (goal_ratio, brought_ratio) == (CONFIG.goal_ratio, CONFIG.latent_ratio)
+    np.testing.assert_array_equal(brought, batch.latent)
+
+
+def test_actor_steps_on_the_predictor_that_was_just_updated(state):
+    def actor_gradient(rate):
+        other = td_jepa.make(dataclasses.replace(CONFIG, lr_predictor=rate), SPEC)
+        return other.update(state, random_batch(SPEC, 6), jax.random.key(0))[1]["grad/actor"]
+
+    still, moved = quick_jit(lambda: (actor_gradient(0.0), actor_gradient(0.1)))()
+    assert abs(still - moved) > 1e-3 * still
+
+
 def test_symmetric_update_learns_its_one_encoder_and_predictor():
     agent = td_jepa.make(td_jepa.Config(symmetric=True, phi_dim=50).tiny(), SPEC)
     state = random_state(agent, SPEC)

@@ -93,6 +93,18 @@ def test_a_clock_may_fall_back_where_a_world_terminated_but_nowhere_else(tmp_pat
     assert (problem.field, problem.row, problem.episode) == ("physics", 10, 0)
 
 
+def test_an_episode_may_go_on_behind_a_termination_with_a_clock_that_started_again(tmp_path):
+    episode = _episode(10)
+    episode["physics"][5:, 0] = 0.02 * np.arange(6)
+    episode["discount"][4] = 0
+    write_episodes(tmp_path / "ended", "noise", [episode], {})
+    assert _problems(tmp_path / "ended") == []
+    episode["physics"][8:, 0] += 1
+    write_episodes(tmp_path / "jumped", "noise", [episode], {})
+    (problem,) = check(tmp_path / "jumped").problems
+    assert (problem.field, problem.row, problem.episode) == ("physics", 8, 0)
+
+
 def test_zero_columns_of_states_are_problems_and_of_physics_warnings(tmp_path):
     episodes = [_episode(10), _episode(10, 1)]
     for episode in episodes:

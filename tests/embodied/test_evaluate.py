@@ -7,6 +7,8 @@ import pytest
 
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.rewards import Task
+from embodied.rollout import agent_behaviour
+from tests.embodied import toys
 from tests.embodied.toys import Adder
 
 CONFIG = EvaluateConfig(episodes=2, seed=3)
@@ -58,6 +60,60 @@ def test_all_prompts_start_from_the_same_states(result):
     starts = [trajectory.physics[:, 0, 0] for trajectory in trajectories.values()]
     for start in starts:
         np.testing.assert_allclose(start, [0.0, 1.0])
+
+
+@pytest.mark.parametrize("jittable", [False, True])
+def test_nothing_is_paid_behind_a_termination(jittable):
+    env = Adder(jittable, limit=3.5)
+    tasks = {"far": Task.of("far", "x", env.spec.quantities)}
+    scores, trajectories = evaluate(env, constant, (), {"far": np.float32([1.0])}, tasks, CONFIG)
+    # The first world passes 3.5 with its second decision, the second one too, and both go on from 0.
+    np.testing.assert_array_equal(trajectories["far"].discount, [[1, 0, 1, 0]] * 2)
+    np.testing.assert_allclose(scores["far"].returns, [1 + 2 + 3 + 4, 2 + 3 + 4 + 5])
+
+
+@pytest.mark.parametrize("jittable", [False, True])
+def test_latents_of_a_motion_are_walked_along_and_the_last_is_held(jittable):
+    env = Adder(jittable)
+    tasks = dict.fromkeys(("walk", "short", "stand"), Task.of("far", "x", env.spec.quantities))
+    latents = {
+        "walk": np.float32([[1.0], [0.0], [-1.0], [0.5]]),
+        "short": np.float32([[0.5], [0.25]]),
+        "stand": np.float32([0.75]),
+    }
+    _, trajectories = evaluate(env, constant, (), latents, tasks, CONFIG)
+    np.testing.assert_array_equal(trajectories["walk"].action[..., 0], [[1.0, 0.0, -1.0, 0.5]] * 2)
+    np.testing.assert_array_equal(trajectories["short"].action[..., 0], [[0.5, 0.25, 0.25, 0.25]] * 2)
+    np.testing.assert_array_equal(trajectories["stand"].action[..., 0], [[0.75] * 4] * 2)
+
+
+@pytest.mark.parametrize("jittable", [False, True])
+def test_agent_with_a_memory_starts_every_episode_with_it(jittable):
+    def act(params, obs, z, carry, key):
+        return z * params + carry[:, None], carry + 1.0
+
+    agent = toys.agent()._replace(act=act, carry=jnp.zeros)  # one number for each world
+    env = Adder(jittable)
+    tasks = dict.fromkeys(("a", "b"), Task.of("far", "x", env.spec.quantities))
+    latents = {"a": np.float32([0.0]), "b": np.float32([[0.5], [1.0]])}
+    behave = agent_behaviour(agent, explore=False)
+    _, trajectories = evaluate(env, behave, jnp.float32(1.0), latents, tasks, CONFIG, carry=agent.carry)
+    np.testing.assert_array_equal(trajectories["a"].action[..., 0], [[0.0, 1.0, 2.0, 3.0]] * 2)
+    np.testing.assert_array_equal(trajectories["b"].action[..., 0], [[0.5, 2.0, 3.0, 4.0]] * 2)
+
+
+def test_scoring_again_compiles_nothing_again():
+    env, traces = Adder(True), []
+
+    def behave(obs, carry, key):
+        traces.append(1)
+        return constant(obs, carry, key)
+
+    tasks = {"far": Task.of("far", "x", env.spec.quantities)}
+    evaluate(env, behave, (), {"far": np.float32([1.0])}, tasks, CONFIG)
+    once = len(traces)
+    evaluate(env, behave, (), {"far": np.float32([2.0])}, tasks, CONFIG)
+    assert len(traces) == once
 
 
 def test_summary_gives_mean_error_and_intervals():

@@ -8,7 +8,6 @@ from dm_control.utils import rewards as dm_rewards
 
 from embodied.rewards.expression import OPERATORS, parse
 from embodied.rewards.functions import FUNCTIONS, SIGMOIDS, tolerance
-from embodied.rewards.source import normalise
 from embodied.types import Quantity
 
 QUANTITIES = {
@@ -230,8 +229,3 @@ def test_jaxpr_holds_arithmetic_only():
         used = set(primitives(jax.make_jaxpr(lambda *args, p=program: p("reward", *args))(*sample).jaxpr))
         assert used <= allowed, (name, used - allowed)
     assert len(OPERATORS) == 8
-
-
-def test_normalised_text_ignores_white_space_only():
-    assert normalise(" a = norm( position )\n\n a * 2 ;") == normalise("a=norm(position);reward = a*2")
-    assert normalise("a=1;a*velocity_x") != normalise("a=2;a*velocity_x")

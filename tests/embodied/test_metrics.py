@@ -74,7 +74,7 @@ def test_progress_names_update_speed_loss_and_time_left(tmp_path, capsys):
     # At most one line in ten seconds, and always the last.
     assert len(lines) == 3
     assert "1,000 / 2,000" in lines[0]
-    assert "200 updates/s  51,200 frames/s" in lines[0]
+    assert "200 updates/s  51,200 transitions/s" in lines[0]
     assert "loss     1.500  ETA 0:0" in lines[0]
     assert "2,000 / 2,000" in lines[1]
     assert lines[2].strip() == "done"

@@ -98,6 +98,12 @@ def test_encoder_without_layers_is_one_linear_map_onto_the_sphere(rng):
     np.testing.assert_allclose(encoder(9, 0, 5, on_sphere=False).apply(params, x), linear, rtol=1e-5)
 
 
+def test_projection_of_zero_is_zero_with_a_finite_gradient():
+    z = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    np.testing.assert_allclose(project(z), [[0, 0], [0.6 * 2**0.5, 0.8 * 2**0.5]], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda z: project(z).sum())(z)).all()
+
+
 def test_members_of_a_forward_map_are_independent(rng):
     inputs = (normal(rng, 3, 4), normal(rng, 3, 2), normal(rng, 3, 1))
     net = forward_map(8, 1, 2)

@@ -90,6 +90,21 @@ def test_softmax_inference_leans_on_the_rows_of_high_reward(features):
     assert cosine(z, features[:2].sum(0)) > 1 - 1e-5
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, -1.0), (1.0, 100.0), (1e-10, 0.0), (5e3, -2e4)])
+@pytest.mark.parametrize("infer", [prompts.infer_by_regression, prompts.infer_by_correlation])
+def test_softmax_inference_ignores_scale_and_offset_of_the_reward(features, infer, scale, shift):
+    # Multiples of 1/64 stay exact when they are moved.
+    reward = np.random.default_rng(4).integers(0, 65, 400) / 64
+    plain = infer(features, reward_prompt(reward, inference="softmax"))
+    moved = infer(features, reward_prompt(scale * reward + shift, inference="softmax"))
+    np.testing.assert_allclose(moved, plain, atol=2e-3)
+
+
+def test_softmax_weights_rest_on_the_reward_in_units_of_its_range():
+    np.testing.assert_allclose(prompts.unit_range(jnp.array([-3.0, -1.0, -2.0])), [0.0, 1.0, 0.5])
+    assert not np.any(prompts.unit_range(jnp.full(4, -7.3)))
+
+
 def test_effective_samples_count_equal_weights_and_ignore_scale():
     np.testing.assert_allclose(prompts.effective_samples(jnp.full(8, 3.0)), 8.0, rtol=1e-6)
     np.testing.assert_allclose(prompts.effective_samples(jnp.array([0.0, 5.0, 0.0])), 1.0, rtol=1e-6)
@@ -119,12 +134,22 @@ def test_window_mean_looks_ahead_and_is_cut_at_the_end():
     np.testing.assert_allclose(prompts.window_mean(features[:1], 8), [[1.0]])
 
 
-def test_constant_reward_asks_for_nothing(features):
-    for level in (0.1, 7.3):
-        assert not np.any(prompts.infer_by_correlation(features, reward_prompt(np.full(400, level))))
+@pytest.mark.parametrize("inference", ["plain", "softmax"])
+@pytest.mark.parametrize("level", [0.1, 7.3])
+def test_constant_reward_asks_for_nothing(features, level, inference):
+    assert not np.any(prompts.infer_by_correlation(features, reward_prompt(np.full(400, level), inference=inference)))
 
 
-def test_unknown_inference_variant_is_refused_with_the_nearest_name():
-    prompts.check_variant("softmax")
-    with pytest.raises(InputError, match="did you mean 'ridge'"):
-        prompts.check_variant("rigde")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inference": "rigde"}, "here: unknown inference 'rigde'; did you mean 'ridge'"),
+        ({"ridge": -1e-3}, r"here: ridge must be in \[0, inf\), got -0.001"),
+        ({"temperature": 0.0}, r"here: temperature must be in \(0, inf\), got 0.0"),
+        ({"temperature": np.nan}, "here: temperature must be .* got nan"),
+    ],
+)
+def test_inference_that_does_not_exist_is_refused(options, message):
+    prompts.check_solver("here", reward_prompt(np.arange(3), inference="softmax", ridge=0.0))
+    with pytest.raises(InputError, match=message):
+        prompts.check_solver("here", reward_prompt(np.arange(3), **options))

@@ -41,6 +41,15 @@ def test_ring_wraps_and_overwrites_its_oldest_episodes():
     assert int(ring.written) == 8
 
 
+def test_of_more_episodes_than_there_is_room_the_last_are_kept():
+    ring = replay.add(ring_of(1, 2), numbered(*range(3, 12)), ROWS)
+    assert int(ring.written) == 11
+    assert held(ring) == [9, 10, 11, 8]
+    jaxpr = jax.make_jaxpr(replay._write, static_argnums=2)(ring, numbered(*range(3, 12)), ROWS)
+    scattered = [eqn.invars[2].aval.shape[0] for eqn in jaxpr.eqns if eqn.primitive.name == "scatter"]
+    assert set(scattered) == {CAPACITY * ROWS}
+
+
 @pytest.mark.parametrize(("numbers", "alive"), [((1, 2), {1, 2}), ((1, 2, 3, 4), {1, 2, 3, 4})])
 def test_draw_is_uniform_over_what_is_held_and_never_begins_in_a_last_row(numbers, alive):
     ring = ring_of(*numbers)

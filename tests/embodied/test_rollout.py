@@ -41,6 +41,30 @@ def test_path_holds_every_control_step_of_every_decision(jittable):
     np.testing.assert_allclose(trajectory.path["pair"], np.stack([x, x], -1))
 
 
+@pytest.mark.parametrize("jittable", [False, True])
+def test_the_same_rollout_is_traced_once(jittable):
+    env, key, traces = Adder(jittable), jax.random.key(0), []
+
+    def behave(obs, carry, key):
+        traces.append(obs["state"].shape[0])
+        return counting(obs, carry, key)
+
+    first = rollout(env, behave, env.reset(key, 2), jnp.float32(0.0), 3, key)
+    once = len(traces)
+    again = rollout(env, behave, env.reset(key, 2), jnp.float32(0.0), 3, key)
+    assert len(traces) == once
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    # Another world is another program, even with the same numbers.
+    rollout(Adder(jittable), behave, env.reset(key, 2), jnp.float32(0.0), 3, key)
+    assert (len(traces) > once) == jittable
+
+
+def test_an_agent_has_one_behaviour_that_explores_and_one_that_does_not():
+    agent = toys.agent()
+    assert agent_behaviour(agent, explore=False) is agent_behaviour(agent, explore=False)
+    assert agent_behaviour(agent, explore=False) is not agent_behaviour(agent, explore=True)
+
+
 def test_scan_and_host_loop_draw_the_same_noise():
     behave, key = collect.coloured_noise(3.0), jax.random.key(5)
     one, other = (

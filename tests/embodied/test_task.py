@@ -1,13 +1,11 @@
-"""Tasks: terms, previous values, provenance and the dry run."""
-
-import hashlib
+"""Tasks: terms, previous values, constants and the dry run."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embodied.rewards import RewardPiece, Task, dry_run
+from embodied.rewards import RewardPiece, Task, dry_run, is_constant
 from embodied.types import InputError, Quantity
 
 QUANTITIES = {
@@ -103,11 +101,18 @@ def test_whole_number_and_truth_quantities_are_read_as_numbers():
         np.testing.assert_array_equal(task(None, None, after), [2.5, 2.0])
 
 
-def test_source_hash_depends_on_the_text_only_up_to_white_space():
-    first = Task.of("a", "reward = speed *2", QUANTITIES)
-    second = Task.of("b", "\n speed * 2;", QUANTITIES, about="other")
-    assert first.source_hash == second.source_hash == hashlib.sha256(b"speed*2").hexdigest()
-    assert first.source_hash != Task.of("a", "speed * 3", QUANTITIES).source_hash
+def test_task_names_what_its_reward_reads_of_the_state_before():
+    text = "still = norm(position - previous_position); unused = previous_height; speed - previous_speed - still"
+    assert Task.of("t", text, QUANTITIES).previous == ("previous_position", "previous_speed")
+    assert Task.of("walk", WALK, QUANTITIES).previous == ()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-10, 1.0, 1e10])
+def test_constant_is_what_rounding_leaves_whatever_its_size(scale):
+    assert is_constant(scale * np.full(10_000, 0.1))
+    assert is_constant(scale * (0.1 + 1e-9 * np.arange(10)))
+    assert not is_constant(scale * np.linspace(0.1, 0.2, 10))
+    assert is_constant(np.zeros(3))
 
 
 def test_dry_run_of_a_sound_task_is_silent():

@@ -19,7 +19,7 @@ from embodied.train import INTERRUPTED, Interrupted, NonFiniteError, TrainConfig
 from embodied.types import InputError, Spec
 from tests.embodied import toys
 
-CONFIG = TrainConfig(updates=100, batch_size=4, chunk=25, checkpoint_every=50, seed=3)
+CONFIG = TrainConfig(updates=100, batch_size=4, chunk=25, checkpoint_seconds=0.0, keep_checkpoints=4, seed=3)
 HALF = dataclasses.replace(CONFIG, updates=50)
 
 
@@ -83,7 +83,8 @@ def test_hundred_updates_equal_fifty_a_restore_and_fifty_more_for_every_agent(na
         return learn(tmp_path, CONFIG, agent, spec=spec)
 
     straight, straight_rows = session(), rows(tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints" / "100")
+    for step in (75, 100):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
     resumed = session()
     assert int(resumed.step) == 100
     assert_equal(resumed, straight)
@@ -125,7 +126,7 @@ def test_seed_changes_what_is_learnt(whole):
 
 
 def test_chunk_reports_the_mean_of_each_metric_over_its_updates(tmp_path):
-    learn(tmp_path, dataclasses.replace(CONFIG, chunk=1, checkpoint_every=100))
+    learn(tmp_path, dataclasses.replace(CONFIG, chunk=1, checkpoint_seconds=1e6))
     single = [row["toy/weight"] for row in rows(tmp_path)]
     learn(tmp_path / "chunked")
     chunked = [row["toy/weight"] for row in rows(tmp_path / "chunked")]
@@ -183,6 +184,8 @@ def test_crash_between_checkpoints_leaves_no_metrics_row_double_or_missing(tmp_p
     with pytest.raises(KeyError, match="crash"):
         learn(tmp_path, config, hooks=[crash])
     assert [row["step"] for row in rows(tmp_path)] == list(range(10, 90, 10))
+    for step in (60, 70, 80):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
     assert_equal(learn(tmp_path, config), whole)
     assert [row["step"] for row in rows(tmp_path)] == list(range(10, 101, 10))
     learn(tmp_path / "straight", config)
@@ -214,11 +217,22 @@ def test_stop_signal_saves_after_the_running_chunk_and_says_that_the_run_may_res
     assert [row["step"] for row in rows(tmp_path)] == [25, 50, 75, 100]
 
 
+def test_second_stop_signal_stops_at_once_and_the_run_still_resumes(tmp_path, whole, capsys):
+    def stop(run, step, row):
+        if step == 50:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path, hooks=[stop])
+    assert "once more to stop at once" in capsys.readouterr().err
+    assert_equal(learn(tmp_path), whole)
+
+
 @pytest.mark.parametrize("fails_at", [36, 61], ids=["before a checkpoint", "right behind one"])
 def test_non_finite_metric_stops_with_its_name_and_update_and_keeps_the_checkpoint(fails_at, tmp_path):
-    config = dataclasses.replace(CONFIG, checkpoint_every=25)
     with pytest.raises(NonFiniteError, match=f"'toy/poison' became non-finite at update {fails_at + 1};"):
-        learn(tmp_path, config, agent=toys.agent(fails_at=fails_at))
+        learn(tmp_path, agent=toys.agent(fails_at=fails_at))
     kept = fails_at // 25 * 25
     assert [row["step"] for row in rows(tmp_path)] == list(range(25, kept + 1, 25))
     expected = learn(config=dataclasses.replace(CONFIG, updates=kept))
@@ -243,9 +257,36 @@ def test_first_bad_update_is_named_where_several_metrics_turn_bad():
         learn(agent=agent._replace(update=update))
 
 
+def test_budget_that_is_no_multiple_of_the_chunk_is_refused_naming_both():
+    with pytest.raises(InputError, match=r"updates \(100\) must be a multiple of chunk \(30\)"):
+        dataclasses.replace(CONFIG, chunk=30)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"chunk": 0}, {"chunk": -5}, {"chunk": 30}, {"chunk": 20, "checkpoint_every": 50}], ids=str
+    ("field", "value"),
+    [("chunk", 0), ("updates", -100), ("batch_size", 1), ("keep_checkpoints", 0), ("checkpoint_seconds", -1.0)],
 )
-def test_budget_that_is_no_multiple_of_the_chunk_is_refused_naming_all_three(wrong):
-    with pytest.raises(InputError, match=r"updates \(100\) and checkpoint_every \(50\) must be multiples of chunk"):
-        dataclasses.replace(CONFIG, **wrong)
+def test_budget_out_of_range_is_refused_naming_field_and_interval(field, value):
+    with pytest.raises(InputError, match=rf"train: {field} must be in \[\d, inf\), got {value}"):
+        dataclasses.replace(CONFIG, **{field: value})
+
+
+def test_checkpoints_are_made_by_the_clock_and_at_the_end(tmp_path):
+    learn(tmp_path / "rarely", dataclasses.replace(CONFIG, checkpoint_seconds=1e6))
+    learn(tmp_path / "always")
+    kept = lambda place: sorted(int(path.name) for path in (tmp_path / place / "checkpoints").iterdir())  # noqa: E731
+    assert kept("rarely") == [100]
+    assert kept("always") == [25, 50, 75, 100]
+
+
+def test_parameters_spoilt_by_the_last_update_of_a_chunk_are_never_saved(tmp_path):
+    agent = toys.agent()
+
+    def update(state, batch, key):
+        after, metrics = agent.update(state, batch, key)
+        spoilt = jax.tree.map(lambda leaf: jnp.where(state.count == 49, jnp.nan, leaf), after.params)
+        return after.replace(params=spoilt), metrics
+
+    with pytest.raises(NonFiniteError, match="'health/parameter_norm' became non-finite at update 50;"):
+        learn(tmp_path, agent=agent._replace(update=update))
+    assert int(restored(tmp_path).step) == 25

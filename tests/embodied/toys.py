@@ -1,5 +1,6 @@
 """Parts small enough to check by hand: an agent of two numbers, a data set, and a world that adds its actions."""
 
+import dataclasses
 from typing import Any, no_type_check
 
 import jax
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from agents import fb
 from embodied.data import dataset
+from embodied.policy import Buffer, Policy, Prompted
 from embodied.types import Agent, Batch, Env, EnvSpec, Prior, Quantity, Source, Spec, Timestep
 
 SPEC = Spec(obs={"state": (2,)}, action=1)
@@ -60,10 +63,34 @@ def source(batch_size: int = 4) -> Source:
     return dataset.from_dataset(dataset.from_episodes(episodes((5, 3, 4))), batch_size)
 
 
-class Adder(Env):
-    """Worlds with one number x >= 0 that grows by the action at each of two control steps per decision."""
+def policy() -> Policy:
+    """A forward-backward policy of the adder before its first update."""
+    spec = Spec(obs={"state": (2,)}, action=1, mean={"state": (0.5, 1.0)}, std={"state": (2.0, 1.0)})
+    config = dataclasses.replace(fb.Config().tiny(), inputs="standardized")
+    options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    init = jax.jit(fb.make(config, spec).init, compiler_options=options)
+    state = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    buffer = Buffer({"state": state}, state[:, :1])
+    return Policy("fb", config, spec, "adder", {"hold": 2}, init(jax.random.key(0), spec.example()).params, buffer)
 
-    def __init__(self, jittable: bool) -> None:
+
+def actions(prompted: Prompted, count: int = 4) -> np.ndarray:
+    """What a prompted policy does on its way past `count` observations."""
+    carry, found = prompted.carry(), []
+    for i in range(count):
+        action, carry = prompted.act({"state": np.array([0.1 * i, -0.2])}, carry)
+        found.append(action)
+    return np.stack(found)
+
+
+class Adder(Env):
+    """Worlds with one number x that grows by the action at each of two control steps per decision.
+
+    A world that passes `limit` terminates and goes on from x = 0.
+    """
+
+    def __init__(self, jittable: bool, limit: float = np.inf) -> None:
+        self.limit = limit
         self.spec = EnvSpec(
             name="adder",
             obs={"state": (2,)},
@@ -89,7 +116,9 @@ class Adder(Env):
     def step(self, ts: Timestep, action: Any) -> Timestep:
         """x + action, then x + 2 action."""
         path = ts.physics + self.numpy.asarray(action) * self.numpy.asarray([[1.0, 2.0]], np.float32)
-        return self._timestep(path[:, 1:], path)
+        ended = path[:, 1] > self.limit
+        after = self._timestep(self.numpy.where(ended[:, None], 0.0, path[:, 1:]), path)
+        return after.replace(discount=1.0 - ended, last=ended)
 
     def observe(self, physics: Any) -> tuple[dict, dict]:
         """Observations (x, 1) and quantities."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,11 +104,14 @@ def test_summary_takes_medians_and_the_best_size_of_matmul():
 
 
 def test_update_rate_trains_through_the_real_chunk():
+    class Counter(NamedTuple):
+        params: Any
+
     def learn(state, batch, key):
-        return state + batch.action.shape[0], {"loss/one": state}
+        return Counter(state.params + batch.action.shape[0]), {"loss/one": state.params}
 
     unused = lambda *_: ()  # noqa: E731
-    agent = Agent(lambda key, batch: jnp.float32(0), learn, unused, unused, unused, (Prior,))
+    agent = Agent(lambda key, batch: Counter(jnp.float32(0)), learn, unused, unused, unused, (Prior,))
     source = dataset.from_dataset(update.synthetic(episodes=2, decisions=5), 4)
     call = update.update_rate(agent, source, updates=2)
     assert call() > 0

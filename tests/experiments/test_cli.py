@@ -1,6 +1,7 @@
 """The command line: what it offers, and how it says no."""
 
 import dataclasses
+import errno
 import importlib
 import json
 
@@ -10,7 +11,7 @@ import pytest
 from embodied.data import store
 from embodied.train import Interrupted, NonFiniteError
 from embodied.types import InputError
-from experiments import cli, prompt, train
+from experiments import cli, collect, prompt, train
 from experiments.models import resolve
 from experiments.presets import COLLECT, PRESETS, Experiment
 
@@ -92,7 +93,10 @@ def test_unknown_option_exits_with_two_and_names_the_nearest(arguments, nearest,
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--train.chunk", "0", "multiples of chunk (0)"),
+        ("--train.chunk", "0", "chunk must be in [1, inf), got 0"),
+        ("--train.seed", "-1", "seed must be in [0, 4294967296), got -1"),
+        ("--online.restarts", "2", "restarts must be in [0, 1], got 2"),
+        ("--buffer", "0", "buffer must be in [1, inf), got 0"),
         ("--train.updates", "123", "updates (123)"),
         ("--agent.discount", "1.5", "discount must be in [0, 1), got 1.5"),
     ],
@@ -101,6 +105,48 @@ def test_value_out_of_range_exits_with_two_and_says_so(option, value, message, r
     code, printed = refusal("train", "point_maze-fb-small", "--data", "x", "--out", "y", option, value)
     assert code == 2
     assert message in " ".join(printed.split())
+
+
+@pytest.mark.parametrize("command", ["train", "collect"])
+def test_help_without_a_preset_lists_the_presets(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in (PRESETS if command == "train" else COLLECT))
+
+
+def test_version_is_printed(capsys):
+    cli.main(["--version"])
+    assert capsys.readouterr().out.split()[0] == "embodied-stack"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "runs"), 2, "error: Is a directory: runs"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (NonFiniteError("metric 'loss/critic' became non-finite at update 7"), 3, "error: metric 'loss/critic' became"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(error, code, line, refusal, monkeypatch):
+    def fail(config, out):
+        raise error
+
+    monkeypatch.setattr(collect, "run", fail)
+    found, printed = refusal("collect", "walker-noise", "--out", "x")
+    assert found == code
+    assert printed.startswith(line)
+    assert len(printed.splitlines()) == 1
+
+
+def test_demo_empties_no_directory_but_its_own(tmp_path, refusal, monkeypatch):
+    (tmp_path / "thesis.txt").write_text("years")
+    code, printed = refusal("demo", "--out", tmp_path)
+    assert code == 2
+    assert "holds something else than a demo" in printed
+    assert (tmp_path / "thesis.txt").read_text() == "years"
 
 
 def test_value_of_the_wrong_type_exits_with_two(refusal):
@@ -144,7 +190,7 @@ def test_data_of_another_world_or_another_hold_is_refused(refusal, tmp_path):
         "physics": np.zeros((3, 7)),
         "discount": np.ones(2, np.float32),
     }
-    for name, world, hold in (("walked", "walker", 10), ("short", "point_maze", 3)):
+    for name, world, hold in (("walked", "walker", 10), ("short", "point_maze", 5)):
         store.write_episodes(tmp_path / name, "data", [episode], {"world": world, "options": {"hold": hold}})
     train_on = lambda name: refusal(  # noqa: E731
         "train", "point_maze-fb-small", "--data", tmp_path / name, "--out", tmp_path / "run"
@@ -154,7 +200,7 @@ def test_data_of_another_world_or_another_hold_is_refused(refusal, tmp_path):
     assert "is of world 'walker', expected 'point_maze'" in printed
     code, printed = train_on("short")
     assert code == 2
-    assert "was collected with hold=3, the experiment has 10" in printed
+    assert "was collected with hold=5, the experiment has 10" in printed
 
 
 def test_goal_and_state_arguments_are_read_exactly(tmp_path):

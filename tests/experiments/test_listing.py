@@ -26,9 +26,9 @@ def test_overview_names_everything_that_is_registered():
 
 def test_presets_are_listed_with_agent_world_updates_and_batch():
     row = _row(listing.presets(["walker"]), "walker-td_jepa")
-    assert row == ["walker-td_jepa", "td_jepa", "walker", "3,000,000", "1024", "stored data"]
+    assert row == ["walker-td_jepa", "td_jepa", "walker", "3,000,000", "1024", "world's", "stored data"]
     assert _row(listing.presets(["walker"]), "walker-td3")[-1] == "stored data, rewards of 'walk'"
-    assert _row(listing.presets(["walker"]), "walker-rnd") == ["walker-rnd", "rnd", "walker", "3,000", "100"]
+    assert _row(listing.presets(["walker"]), "walker-rnd") == ["walker-rnd", "rnd", "walker", "3,000", "100", "2"]
 
 
 def test_presets_of_other_worlds_are_left_out():

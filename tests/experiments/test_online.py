@@ -145,5 +145,5 @@ def test_a_quantity_that_the_world_lacks_is_refused(stored):
 
 @pytest.mark.parametrize("field", ["restarts", "prompted"])
 def test_a_share_outside_zero_and_one_is_refused(stored, field):
-    with pytest.raises(InputError, match=rf"online.{field}: must lie in \[0, 1\], got 1.5"):
+    with pytest.raises(InputError, match=rf"online: {field} must be in \[0, 1\], got 1.5"):
         made(stored, **{field: 1.5})

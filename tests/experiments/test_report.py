@@ -13,7 +13,7 @@ from agents import td_jepa
 from embodied.evaluate import Scores
 from embodied.policy import Buffer, Policy
 from embodied.types import InputError, Spec
-from experiments import figures, report
+from experiments import evaluate, figures, report
 from experiments.commands import report as command
 from experiments.report import Code, Facts, Figure, Section, Table, Video
 
@@ -65,7 +65,8 @@ def run(tmp_path, policy, monkeypatch):
     policy.save(tmp_path / "policy")
     rows = [{"step": 100 * i, "loss/world": 1.0 / i, "speed/updates_per_second": 50.0} for i in (1, 2, 3)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "experiment.json").write_text(json.dumps({"experiment": {"world": "point_maze", "train": {"seed": 7}}}))
+    record = {"experiment": {"world": "point_maze", "train": {"seed": 7}}, "made": {"commit": "abc"}}
+    (tmp_path / "experiment.json").write_text(json.dumps(record))
     scores = {"loop": Scores(np.array([41.25, 41.25]))}
     monkeypatch.setattr(report, "evaluate_tasks", lambda policy, env, episodes: scores)
     monkeypatch.setattr(report, "baselines", lambda policy, env, episodes: {"random actions": scores})
@@ -146,7 +147,7 @@ def test_task_features_are_those_of_the_encoder(policy):
     encoder = nets.encoders.encoder(policy.config.psi_hidden, policy.config.psi_layers, policy.config.z_dim)
     inputs = observation_inputs("standardized", policy.spec)(jax.tree.map(jax.numpy.asarray, policy.buffer.obs))
     expected = encoder.apply(policy.params["psi"], inputs)
-    np.testing.assert_allclose(report.task_features(policy), expected, atol=2e-4)
+    np.testing.assert_allclose(evaluate.task_features(policy), expected, atol=2e-4)
 
 
 def test_report_command_writes_scores_curves_and_health(run, capsys):

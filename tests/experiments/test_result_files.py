@@ -83,3 +83,11 @@ def test_commit_is_unknown_outside_a_checkout(tmp_path):
     _checkout(tmp_path)
     (tmp_path / "installed").mkdir()
     assert commit(tmp_path / "installed") == "unknown"
+
+
+def test_files_beside_the_code_make_it_dirty_where_they_are_python(tmp_path):
+    head = _checkout(tmp_path)
+    (tmp_path / "prompt.json").write_text("{}\n")
+    assert commit(tmp_path) == head
+    (tmp_path / "more.py").write_text("x = 1\n")
+    assert commit(tmp_path) == f"{head}-dirty"

@@ -1,5 +1,6 @@
 """The commands of the README, one after another on a small maze: each takes what the one before it wrote."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,16 +10,20 @@ import pytest
 import envs
 from embodied.policy import load
 from embodied.types import InputError
-from experiments import cli
+from experiments import cli, results, ship
 from experiments.bench import zero_shot
 from experiments.evaluate import evaluate_tasks
-from experiments.models import resolve
+from experiments.models import resolve, shipped
+from experiments.train import read_experiment
 
 REWARD = "tolerance(x, 0.05, inf, 0.2) * tolerance(speed, 0, 0.05, 0.1)"
 SMALL = [
     *("--agent.z-dim", "8", "--agent.encoder-dim", "12", "--agent.backward-hidden", "16", "--agent.hidden", "16"),
-    *("--train.batch-size", "16", "--train.chunk", "10", "--train.checkpoint-every", "10", "--buffer", "60"),
+    *("--train.batch-size", "16", "--train.chunk", "10", "--train.checkpoint-seconds", "0", "--buffer", "60"),
 ]
+
+
+LITTLE = ("--episodes", "8", "--worlds", "4", "--decisions", "12")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +41,7 @@ def run(place):
 
 @pytest.fixture(scope="module")
 def data(run, place):
-    run("collect", "point_maze-noise", "--out", "@data", "--episodes", "8", "--worlds", "4", "--decisions", "12")
+    run("collect", "point_maze-noise", "--out", "@data", *LITTLE)
     return place / "data"
 
 
@@ -92,7 +97,65 @@ def test_longer_run_of_another_experiment_is_refused_in_the_same_directory(run, 
     with pytest.raises(SystemExit) as caught:
         train(run, "run", 40, "--agent.discount", "0.5")
     assert caught.value.code == 2
-    assert "holds another experiment (field 'agent' differs)" in capsys.readouterr().err
+    assert "holds another experiment (agent.discount was 0.97, is 0.5)" in capsys.readouterr().err
+
+
+def test_run_is_not_continued_on_other_data(run, place, trained, capsys):
+    run("collect", "point_maze-noise", "--out", "@other", *LITTLE, "--seed", "1")
+    with pytest.raises(SystemExit) as caught:
+        train(run, "run", 40, "--data", f"{place}/other")
+    assert caught.value.code == 2
+    assert "was trained on other data" in capsys.readouterr().err
+
+
+def test_commit_that_began_a_run_stays_and_later_ones_are_listed(run, place, trained, monkeypatch):
+    began = read_experiment(trained[0])["made"]["commit"]
+    monkeypatch.setattr(results, "commit", lambda: "later")
+    for _ in range(2):
+        train(run, "run", 40, "--episodes", "3")
+    record = read_experiment(trained[0])
+    assert (record["made"]["commit"], record["continued_with"]) == (began, ["later"])
+
+
+def test_start_that_fails_takes_no_directory(run, place, data, capsys):
+    with pytest.raises(SystemExit):
+        train(run, "fresh", 10, "--online.worlds", "2", "--online.decisions", "5")
+    train(run, "fresh", 10)
+    assert "online.decisions: must equal the length of the stored episodes (12), got 5" in capsys.readouterr().err
+    assert load(place / "fresh").world == "point_maze"
+
+
+def test_damaged_record_of_a_run_is_named(tmp_path):
+    (tmp_path / "experiment.json").write_text('{"experiment": {')
+    with pytest.raises(InputError, match=r"experiment\.json is damaged"):
+        read_experiment(tmp_path)
+
+
+def test_state_of_the_buffer_is_approached_and_its_distance_told(run, trained, capsys):
+    run("prompt", "@run", "--row", "3", "--episodes", "2", "--out", "@row.json")
+    run("prompt", "@run", "--row", "3", "--episodes", "2", "--out", "@row.json")
+    printed = capsys.readouterr().out
+    start, closest = (float(printed.split(f" {word}")[0].split()[-1]) for word in ("at the start", "at its closest"))
+    assert 0.0 <= closest <= start
+    assert "replaced" in printed
+
+
+def test_model_is_not_shipped_without_what_its_prompts_need(trained):
+    policy, env = resolve(str(trained[0]))
+    ship.check_answers(policy, env)
+    params = {name: group for name, group in policy.params.items() if name != "forward"}
+    with pytest.raises(InputError, match="without: prompting needs the parameter group 'forward'"):
+        ship.check_answers(dataclasses.replace(policy, params=params), env)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_model_answers_a_text_that_stands_nowhere_else(name, run, capsys):
+    text = "tolerance(torso_height, 0.9, 1.3, 0.4) * tolerance(right_knee_velocity, -1, 1, 2.5)"
+    run("prompt", name, "--reward", text, "--episodes", "1", "--out", f"@{name}.json")
+    run("prompt", "check", f"@{name}.json", name)
+    printed = capsys.readouterr().out
+    assert "predicted return" in printed
+    assert "follows bit for bit" in printed
 
 
 def test_evaluation_prints_every_task_beside_random_policies(run, place, trained, capsys):
