@@ -4,6 +4,7 @@ python -m experiments.ship runs/zero-shot/fb-small-0 walker
 """
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +127,13 @@ updates and score far higher.
 
 def _knowledge(experiment: dict[str, Any]) -> str:
     """What the training knew beside reward-free data, as the card says it."""
-    online, lines = experiment["online"], []
+    online, lines = experiment["online"], ["No task was seen in training."]
     if online["worlds"] and online["quantities"]:
         share, names = round(100 * online["prompted"]), ", ".join(online["quantities"])
         lines += [f"While it learned, {share} % of its rollouts answered random rewards over the quantities {names}."]
     if experiment["hold"]:
         lines += [f"It decides once in {experiment['hold']} control steps."]
-    return "No task was seen in training. " + " ".join(lines) + "\nSettings were chosen by looking at these returns."
+    return textwrap.fill(" ".join([*lines, "Settings were chosen by looking at these returns."]), 118)
 
 
 if __name__ == "__main__":
