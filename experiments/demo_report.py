@@ -14,6 +14,7 @@ from embodied.types import Env
 from experiments import figures, report, video
 from experiments.evaluate import task_features
 from experiments.report import Code, Facts, Figure, Section, Table, Video
+from experiments.run_report import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def write(
     body: Mapping[str, Any],
 ) -> Path:
     """The path of report.html."""
-    metrics = report.read_metrics(out / "run")
+    metrics = read_metrics(out / "run")
     sections = [
         _summary(results, radii, body),
         _maze(env, results["TD-JEPA"], goals, radii),
@@ -122,9 +123,9 @@ def _maze(
         panels = [
             figures.Panel(
                 name.replace("reach_", "").replace("_", " "),
+                outcome.trajectories[name].path["position"],
                 place,
                 radius,
-                outcome.trajectories[name].path["position"],
                 outcome.success[i],
             )
             for i, (name, place) in enumerate(list(places.items())[:count])

@@ -13,7 +13,7 @@ import numpy as np
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy
 from embodied.promptfile import Request, infer
-from embodied.rollout import agent_behaviour
+from embodied.rollout import Trajectory, agent_behaviour
 from embodied.types import Env, Goal, InputError, Prior, Reward
 
 DRAWS = 10  # latents of the random baseline
@@ -30,7 +30,17 @@ def latents_of_tasks(policy: Policy, env: Env, request: Request) -> dict[str, np
 def evaluate_tasks(
     policy: Policy, env: Env, episodes: int, inference: str = "plain", seed: int = EvaluateConfig().seed
 ) -> dict[str, Scores]:
-    """Zero-shot scores on every task of the world. Raises InputError where its decisions are longer or shorter."""
+    """Zero-shot scores on every task of the world; raises as `act_tasks`."""
+    return act_tasks(policy, env, episodes, inference, seed)[0]
+
+
+def act_tasks(
+    policy: Policy, env: Env, episodes: int, inference: str = "plain", seed: int = EvaluateConfig().seed
+) -> tuple[dict[str, Scores], dict[str, Trajectory]]:
+    """Zero-shot scores and trajectories on every task of the world.
+
+    Raises InputError where the world's decisions are longer or shorter than the policy's.
+    """
     hold = policy.options.get("hold", env.spec.hold)
     if hold != env.spec.hold:
         raise InputError(f"evaluate: the world's hold must be the policy's, {hold}, got {env.spec.hold}")
@@ -39,8 +49,7 @@ def evaluate_tasks(
     latents = latents_of_tasks(policy, env, request)
     behave = agent_behaviour(policy.agent, explore=False)
     config = EvaluateConfig(episodes, seed)
-    scores, _ = evaluate(env, behave, policy.params, latents, env.tasks, config, carry=policy.agent.carry)
-    return scores
+    return evaluate(env, behave, policy.params, latents, env.tasks, config, carry=policy.agent.carry)
 
 
 def baselines(

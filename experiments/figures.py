@@ -6,7 +6,7 @@ a page may show a figure as it is on light paper and with inverted lightness on 
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, no_type_check
+from typing import Literal, NamedTuple, no_type_check
 
 import mujoco
 import numpy as np
@@ -43,10 +43,10 @@ class Panel(NamedTuple):
     """Episodes of one prompt in a maze."""
 
     title: str
-    goal: tuple[float, float]  # metres
-    radius: float  # metres: what counts as being there
     positions: Float[np.ndarray, "E S 2"]  # metres
-    success: Bool[np.ndarray, " E"]
+    goal: tuple[float, float] | None = None  # metres; None where the task is not to be somewhere
+    radius: float = 0.0  # metres: what counts as being there
+    success: Bool[np.ndarray, " E"] | None = None  # known where there is a goal
 
 
 def png(figure: Figure) -> bytes:
@@ -95,10 +95,10 @@ def learning_curves(rows: Sequence[Mapping[str, int | float]]) -> Figure:
     return figure
 
 
-def maze_trajectories(env: Env, panels: Sequence[Panel | tuple[Any, ...]]) -> Figure:
+def maze_trajectories(env: Env, panels: Sequence[Panel]) -> Figure:
     """One map per panel: walls of the compiled model, the goal's disc, paths that grow stronger along their way.
 
-    A path is blue where the episode succeeded and orange where it did not; a ring marks its start, a dot its end.
+    A path is orange where the episode missed its goal and blue elsewhere; a ring marks its start, a dot its end.
     """
     columns = min(len(panels), 4 if len(panels) <= 8 else 5)
     count = -(-len(panels) // columns)
@@ -107,29 +107,36 @@ def maze_trajectories(env: Env, panels: Sequence[Panel | tuple[Any, ...]]) -> Fi
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     grid = figure.subplots(count, columns, squeeze=False).reshape(-1)
     for axes, panel in zip(grid, panels, strict=False):
-        _maze(axes, env.world.model, Panel(*panel))
+        _maze(axes, env.world.model, panel)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     keys = [
-        Line2D([], [], color=BLUE, linewidth=2, label="reached"),
-        Line2D([], [], color=VERMILLION, linewidth=2, label="missed"),
         Line2D([], [], color=MUTED, marker="o", markerfacecolor="none", linestyle="", markersize=4, label="start"),
         Line2D([], [], color=MUTED, marker="o", linestyle="", markersize=3.5, label="end"),
-        Line2D([], [], color=GREEN, marker="o", alpha=0.45, linestyle="", markersize=9, label="goal"),
     ]
+    if any(panel.goal for panel in panels):
+        keys = [
+            Line2D([], [], color=BLUE, linewidth=2, label="reached"),
+            Line2D([], [], color=VERMILLION, linewidth=2, label="missed"),
+            *keys,
+            Line2D([], [], color=GREEN, marker="o", alpha=0.45, linestyle="", markersize=9, label="goal"),
+        ]
     figure.legend(handles=keys, loc="outside lower left", ncols=5, frameon=False, fontsize=8, labelcolor=MUTED)
     return figure
 
 
 def _maze(axes: Axes, model: mujoco.MjModel, panel: Panel) -> None:
     low, high = _walls(axes, model)
-    axes.add_patch(Circle(panel.goal, panel.radius, facecolor=(*to_rgb(GREEN), 0.18), edgecolor=GREEN, linewidth=0.8))
-    axes.plot(*panel.goal, marker="+", color=GREEN, markersize=6, markeredgewidth=1.2)
+    if panel.goal:
+        disc = Circle(panel.goal, panel.radius, facecolor=(*to_rgb(GREEN), 0.18), edgecolor=GREEN, linewidth=0.8)
+        axes.add_patch(disc)
+        axes.plot(*panel.goal, marker="+", color=GREEN, markersize=6, markeredgewidth=1.2)
+    success = np.ones(len(panel.positions), bool) if panel.success is None else panel.success
     every = max(1, panel.positions.shape[1] // POINTS)
-    for path, success in zip(np.asarray(panel.positions), panel.success, strict=True):
+    for path, reached in zip(np.asarray(panel.positions), success, strict=True):
         drawn = np.concatenate([path[::every], path[-1:]])
         colours = np.empty((len(drawn) - 1, 4))
-        colours[:, :3] = to_rgb(BLUE if success else VERMILLION)
+        colours[:, :3] = to_rgb(BLUE if reached else VERMILLION)
         way = np.linalg.norm(np.diff(drawn, axis=0), axis=1).cumsum()
         colours[:, 3] = 0.25 + 0.6 * way / max(way[-1], 1e-9)
         segments = np.stack([drawn[:-1], drawn[1:]], 1)
@@ -139,8 +146,9 @@ def _maze(axes: Axes, model: mujoco.MjModel, panel: Panel) -> None:
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
     axes.set_axis_off()
     axes.set_title(panel.title, loc="left", fontsize=9, color=INK, pad=3)
-    reached = f"{int(np.sum(panel.success))}/{len(panel.success)}"
-    axes.set_title(reached, loc="right", fontsize=9, color=MUTED, pad=3)
+    if panel.success is not None:
+        share = f"{int(np.sum(success))}/{len(success)}"
+        axes.set_title(share, loc="right", fontsize=9, color=MUTED, pad=3)
 
 
 def _walls(axes: Axes, model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:

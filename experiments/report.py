@@ -7,29 +7,17 @@ A block of a section is a paragraph (plain text), Facts, Table, Figure, Video or
 
 import base64
 import dataclasses
-import json
 import struct
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from embodied.policy import Policy
-from embodied.types import Env, InputError, Reward
 from experiments import figures, results
-from experiments.evaluate import baselines, evaluate_tasks, task_features
 from experiments.page import PAGE
-from experiments.train import read_experiment
 
 Cell = str | tuple[str, str]  # text, or (text, detail): the detail is set smaller, such as an interval
 Summaries = Mapping[str, Mapping[str, Any]]  # task -> summary of its scores
-ZERO_SHOT = (
-    "Each task is prompted zero-shot: its reward is computed on stored states and turned into a latent in closed form; "
-    "the policy then acts without further training."
-)
-ONE_TASK = "The policy was trained for one task; the others show what it does there all the same."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,73 +122,6 @@ def duration(seconds: int | float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-def run_report(
-    run: Path, env: Env, policy: Policy, episodes: int, out: Path, command: str, topline: Path | None = None
-) -> Path:
-    """The path of the report of a training run: scores beside baselines, learning curves, health of the latents.
-
-    `topline` is a JSON file of `embodied evaluate`; its first column is shown beside. Raises InputError naming the
-    file that is missing or not of this kind.
-    """
-    metrics, record = read_metrics(run), read_experiment(run)
-    above = read_topline(topline) if topline else {}
-    experiment = record["experiment"]
-    steps = np.array([row["step"] for row in metrics])
-    speed = np.array([row["speed/updates_per_second"] for row in metrics])
-    seconds = float((np.diff(steps, prepend=0) / speed).sum())
-    columns = {policy.agent_name: _summaries(evaluate_tasks(policy, env, episodes))}
-    columns |= above | {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
-    how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_TASK
-    intervals = f"Interquartile mean of {episodes} episodes with a 95 % bootstrap interval, one trained seed."
-    speeds = f"{np.median(speed):,.0f}"
-    facts = Facts([(f"{steps[-1]:,}", "updates"), (duration(seconds), "of training"), (speeds, "updates per second")])
-    bars, curves = figures.task_bars(columns), figures.learning_curves(metrics)
-    blocks = [facts, how, score_table(columns, intervals), Figure(figures.png(bars), "The same as bars.")]
-    chunks = "Each point is the mean over one chunk of updates."
-    sections = [
-        Section("Tasks", blocks),
-        Section("Learning curves", [Figure(figures.png(curves), chunks)]),
-    ]
-    features = task_features(policy)
-    if features is not None:
-        about = (
-            "How evenly the features of states use their dimensions. Where the curve falls below the dashed line, "
-            "directions are lost and prompts that differ only there cannot be told apart."
-        )
-        picture = figures.png(figures.spectrum({policy.agent_name: features}))
-        caption = "Eigenvalues of the second moment of the features, relative to the largest."
-        sections.append(Section("Latent health", [about, Figure(picture, caption)]))
-    made = provenance(command, [experiment["train"]["seed"]], seconds, model=policy.sha256, experiment=experiment)
-    made["wall time"] += " in updates"
-    lead = f"Agent {policy.agent_name} in world {policy.world}, trained for {steps[-1]:,} updates."
-    return write(out, f"{policy.world} · {policy.agent_name}", lead, sections, made)
-
-
-def read_metrics(run: Path) -> list[dict[str, int | float]]:
-    """The rows of a run's metrics.jsonl. Raises InputError where there are none."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if not lines:
-        raise InputError(f"run: {path} is missing or empty; name the directory that `embodied train` wrote to")
-    return [json.loads(line) for line in lines]
-
-
-def read_topline(path: Path) -> dict[str, dict[str, Any]]:
-    """The first column of a JSON file of `embodied evaluate`. Raises InputError for any other content."""
-    try:
-        name, column = next(iter(json.loads(path.read_text(encoding="utf-8")).items()))
-        return {name: {task: {**summary, "iqm": float(summary["iqm"])} for task, summary in column.items()}}
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, StopIteration) as error:
-        raise InputError(
-            f"topline: {path} must hold policy -> task -> summary with 'iqm', as `embodied evaluate --out` writes "
-            f"({type(error).__name__}: {error})"
-        ) from None
-
-
-def _summaries(scores: Mapping[str, Any]) -> dict[str, dict[str, int | float]]:
-    return {task: one.summary() for task, one in scores.items()}
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,8 @@ from experiments.collect import make_env
 from experiments.evaluate import baselines, evaluate_tasks
 from experiments.models import MODELS
 from experiments.prompt import predicted_return
-from experiments.report import duration, read_metrics
+from experiments.report import duration
+from experiments.run_report import read_metrics
 from experiments.train import read_experiment
 
 BUFFER = 12_000  # states that travel with the model

@@ -25,8 +25,8 @@ from experiments.collect import make_env
 from experiments.evaluate import baselines, evaluate_tasks
 from experiments.models import resolve
 from experiments.presets import PRESETS
-from experiments.report import read_metrics
 from experiments.results import write_result
+from experiments.run_report import read_metrics
 from experiments.train import read_experiment
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from embodied.types import InputError
-from experiments import report
+from experiments import run_report
 from experiments.models import resolve
 
 
@@ -29,4 +29,4 @@ def main(arguments: list[str]) -> None:
     policy, env = resolve(str(chosen.run))
     command = shlex.join(["embodied", "report", *arguments])
     out = chosen.out or chosen.run / "report.html"
-    print(f"wrote {report.run_report(chosen.run, env, policy, chosen.episodes, out, command, chosen.topline)}")
+    print(f"wrote {run_report.write(chosen.run, env, policy, chosen.episodes, out, command, chosen.topline)}")

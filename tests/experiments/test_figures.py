@@ -11,7 +11,7 @@ import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
 
 import envs
 from embodied.types import Env, InputError
@@ -72,7 +72,7 @@ def test_no_metrics_are_refused_in_one_line():
 
 
 def test_walls_are_those_of_the_compiled_model(maze):
-    panel = ("corner", (0.15, 0.15), 0.1, np.zeros((1, 3, 2)), np.array([True]))
+    panel = figures.Panel("corner", np.zeros((1, 3, 2)), (0.15, 0.15), 0.1, np.array([True]))
     axes = figures.maze_trajectories(maze, [panel]).axes[0]
     drawn = {tuple(np.round(p.get_bbox().bounds, 6)) for p in axes.patches if isinstance(p, Rectangle)}
     names = [maze.world.model.geom(i).name for i in range(maze.world.model.ngeom)]
@@ -86,14 +86,24 @@ def test_a_turned_wall_is_drawn_turned():
     model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{wall}</worldbody></mujoco>")
     world = Painter()
     world.world = SimpleNamespace(model=model)
-    panel = ("turned", (0.0, 0.0), 0.1, np.zeros((1, 2, 2)), np.array([True]))
+    panel = figures.Panel("turned", np.zeros((1, 2, 2)), (0.0, 0.0), 0.1, np.array([True]))
     axes = figures.maze_trajectories(world, [panel]).axes[0]
     np.testing.assert_allclose([*axes.get_xlim(), *axes.get_ylim()], [0, 2, -1, 5], atol=1e-9)
 
 
+def test_panel_without_a_goal_draws_blue_paths_and_no_disc(maze):
+    figure = figures.maze_trajectories(maze, [figures.Panel("loop", np.linspace([0.1, 0.1], [0.2, 0.2], 9)[None])])
+    axes = figure.axes[0]
+    assert not any(isinstance(patch, Circle) for patch in axes.patches)
+    (paths,) = (c for c in axes.collections if isinstance(c, LineCollection))
+    np.testing.assert_allclose(paths.get_colors()[:, :3] - to_rgb(figures.BLUE), 0, atol=1e-9)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["start", "end"]
+    assert axes.get_title(loc="right") == ""
+
+
 def test_paths_are_coloured_by_success_and_grow_stronger(maze):
     positions = np.stack([np.linspace([0.1, 0.1], [0.2, 0.2], 500), np.linspace([-0.1, 0.1], [-0.2, 0.2], 500)])
-    panel = figures.Panel("two", (0.2, 0.2), 0.05, positions, np.array([True, False]))
+    panel = figures.Panel("two", positions, (0.2, 0.2), 0.05, np.array([True, False]))
     axes = figures.maze_trajectories(maze, [panel] * 5).axes[4]
     reached, missed = (c for c in axes.collections if isinstance(c, LineCollection))
     np.testing.assert_allclose(reached.get_colors()[0, :3], to_rgb(figures.BLUE))
