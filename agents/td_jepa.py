@@ -11,6 +11,7 @@ A state encoder phi and a task encoder psi predict each other's discounted futur
 Paper: TD-JEPA, arXiv 2510.00739 (Algorithm 1). `symmetric=True` is its one-encoder variant: psi = phi, T_psi = T_phi.
 Differences from the paper: one coefficient for each orthonormality term; no factor 1/2 in the prediction losses.
 Training latents may also be the model's answers to random rewards, where the source brings them (`latent_ratio`).
+Rewards that are nowhere positive count from their least value before inference.
 With `inputs="standardized"` observations are standardised and a constant is appended, because a linear encoder that
 ends on a sphere would otherwise lose the radius of its input.
 Prompts: Reward (least squares on psi), Goal (C^-1 psi(g)), Motion, Prior.

@@ -70,17 +70,22 @@ def reward_weights(features: Float[Array, "N D"], reward: Float[Array, " N"]) ->
 
 
 def infer_by_regression(features: Float[Array, "N D"], prompt: Reward) -> Float[Array, " D"]:
-    """The latent of a reward for successor-feature agents: least squares of the reward on features of s'."""
+    """The latent of a reward for successor-feature agents: least squares of the reward on features of s'.
+
+    A reward that is nowhere positive (a cost until done) counts from its least value, as the +1 of OGBench's rewards
+    does: the least-squares fit of a negative constant asks to avoid everything.
+    """
     uniform = jnp.full(prompt.reward.shape, 1.0 / prompt.reward.shape[0])
+    above = jnp.where(prompt.reward.max() <= 0, prompt.reward - prompt.reward.min(), prompt.reward)
     match prompt.inference:
         case "softmax":
             reward = unit_range(prompt.reward)
             target = correlate(features, reward, softmax_weight(reward, prompt.temperature))
             solution = jnp.linalg.solve(_regularised_covariance(features, prompt.ridge), target)
         case "ridge":
-            solution = least_squares(features, prompt.reward, uniform, prompt.ridge)
+            solution = least_squares(features, above, uniform, prompt.ridge)
         case _:
-            solution = least_squares(features, prompt.reward, uniform, 1e-6)
+            solution = least_squares(features, above, uniform, 1e-6)
     return project(solution)
 
 
