@@ -35,6 +35,7 @@ class Arguments:
     run: tyro.conf.Positional[Path]  # finished or interrupted run with a policy folder
     name: tyro.conf.Positional[str]  # of the model
     episodes: int = 50  # per task, for the card and the result file
+    best_of: int = 1  # seeds that were trained, where this one was chosen by its returns
     without: tuple[str, ...] = ()  # parameter groups that neither prompting nor acting needs
 
 
@@ -60,6 +61,7 @@ def main() -> None:
     record = results.write_result(
         results.ROOT / "results" / f"model-{chosen.name}.json",
         f"python -m experiments.ship {chosen.run} {chosen.name} --episodes {chosen.episodes}"
+        + (f" --best-of {chosen.best_of}" if chosen.best_of > 1 else "")
         + (f" --without {' '.join(chosen.without)}" if chosen.without else ""),
         {"scores": scores, "updates": metrics[-1]["step"]},
         [experiment["train"]["seed"]],
@@ -68,6 +70,7 @@ def main() -> None:
         experiment=experiment,
         trained_with_commit=made["made"]["commit"],
         continued_with_commits=made.get("continued_with", []),
+        best_of=chosen.best_of,
         protocol="return over one episode of 1000 control steps; IQM of the episodes of one trained seed",
     )
     folder = MODELS / chosen.name
@@ -107,13 +110,13 @@ data of our own simulation only.
 
 - model SHA-256: `{policy.sha256}`
 - made by: `embodied collect {world}-rnd --out data/{world}`, then
-  `embodied train {preset} --data data/{world} --out runs/{name} --train.updates {train["updates"]}`,
-  taken at update {record["metrics"]["updates"]:,}
+  `embodied train {preset} --data data/{world} --out runs/{name} --train.updates {train["updates"]}
+  --train.seed {train["seed"]}`, taken at update {record["metrics"]["updates"]:,}
 - training time: {duration(seconds)} on {record["hardware"]["cpu"]}, a shared machine; seed {train["seed"]}
 - trained with commit {record["trained_with_commit"]}, scored with commit {record["commit"]}, {record["date"]}
 
 Returns over 1000 control steps, at most 1000: interquartile mean of {episodes} episodes with a 95 % bootstrap interval,
-one trained seed (the numbers of `results/model-{name}.json`).
+{_seeds(record["best_of"])} (the numbers of `results/model-{name}.json`).
 
 | task | {" | ".join(scores)} |
 |{"---|" * (len(scores) + 1)}
@@ -124,6 +127,10 @@ one trained seed (the numbers of `results/model-{name}.json`).
 It demonstrates prompting at the scale of a CPU; published models of this kind were trained on GPUs for millions of
 updates and score far higher.
 """
+
+
+def _seeds(best_of: int) -> str:
+    return "one trained seed" if best_of == 1 else f"the best of {best_of} trained seeds by these returns"
 
 
 def _knowledge(experiment: dict[str, Any]) -> str:
