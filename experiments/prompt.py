@@ -15,6 +15,7 @@ from embodied.promptfile import Request
 from embodied.rewards import Task, dry_run
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.types import Env, Goal, InputError, Obs, Reward
+from experiments.collect import load_data
 
 
 def parse_goal(text: str) -> dict[str, float]:
@@ -41,6 +42,17 @@ def parse_state(path: Path) -> tuple[float, ...]:
         return tuple(float(value) for value in np.asarray(values, np.float64).reshape(-1))
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"state: {path} does not hold a list of numbers ({error})") from None
+
+
+def state_of_row(data: Path, world: str, row: int) -> tuple[float, ...]:
+    """The physics vector of a state of a dataset, its episodes counted through in order. Raises InputError."""
+    episodes, _ = load_data(data, world)
+    physics = np.concatenate([episode["physics"] for episode in episodes])
+    if not physics.shape[1]:
+        raise InputError(f"data: the states of {data} carry no physics vector")
+    if not 0 <= row < len(physics):
+        raise InputError(f"row: must be in [0, {len(physics)}), the states of {data}, got {row}")
+    return tuple(physics[row].tolist())
 
 
 def score(

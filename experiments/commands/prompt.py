@@ -23,7 +23,8 @@ class Arguments:
     task: str | None = None  # named task of the world
     goal: str | None = None  # quantities to reach, e.g. "x=0.1, y=-0.2"
     state: Path | None = None  # physics vector to reach, .npy or a JSON list
-    row: int | None = None  # row of the policy's buffer to reach
+    row: int | None = None  # row of the policy's buffer to reach, or of a dataset's states in order
+    data: Path | None = None  # dataset directory that --row is a row of
     out: Path = Path("prompt.json")  # prompt file to write
     inference: Literal["plain", "ridge", "softmax"] = "plain"  # see docs/prompting.md
     samples: int = 10_000  # buffer states that a reward is relabelled on
@@ -59,6 +60,9 @@ def main(arguments: list[str]) -> None:
     replaced = chosen.out.exists()
     request = _request(chosen)
     policy, env = resolve(chosen.model)
+    if chosen.data is not None:
+        state = prompt.state_of_row(chosen.data, policy.world, request.row)
+        request = dataclasses.replace(request, kind="state", row=-1, state=state)
     samples = min(request.samples, len(policy.buffer.physics))
     request = dataclasses.replace(request, samples=samples)
     _, scores, trajectory = prompt.run(policy, env, request, chosen.out, chosen.episodes)
@@ -94,6 +98,8 @@ def _request(chosen: Arguments) -> Request:
             f"prompt: give exactly one of --reward, --task, --goal, --state, --row; got {', '.join(given) or 'none'}"
         )
     kind = given[0]
+    if chosen.data is not None and kind != "row":
+        raise InputError(f"data: goes with --row, got --{kind}")
     shared = {name: getattr(chosen, name) for name in ("width", "samples", "seed", "inference", "ridge", "temperature")}
     match kind:
         case "goal":

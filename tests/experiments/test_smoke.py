@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import envs
+from embodied.data import store
 from embodied.policy import load
 from embodied.types import InputError
 from experiments import cli, results, ship
@@ -138,6 +139,20 @@ def test_state_of_the_buffer_is_approached_and_its_distance_told(run, trained, c
     start, closest = (float(printed.split(f" {word}")[0].split()[-1]) for word in ("at the start", "at its closest"))
     assert 0.0 <= closest <= start
     assert "replaced" in printed
+
+
+def test_state_of_a_dataset_becomes_a_goal(run, place, trained, data, capsys):
+    run("prompt", "@run", "--row", "14", "--data", "@data", "--episodes", "1", "--out", "@far.json")
+    request = json.loads((place / "far.json").read_text())["request"]
+    second = store.read_episodes(data)[1]["physics"][1]  # the first episode has 13 states
+    assert request["kind"] == "state"
+    np.testing.assert_array_equal(request["state"], second)
+    run("prompt", "check", "@far.json", "@run")
+    capsys.readouterr()
+    assert "row: must be in [0, 104)" in refused(capsys, run, "prompt", "@run", "--row", "104", "--data", "@data")
+    assert "data: goes with --row, got --task" in refused(
+        capsys, run, "prompt", "@run", "--task", "loop", "--data", "@data"
+    )
 
 
 def test_model_is_not_shipped_without_what_its_prompts_need(trained):
