@@ -184,6 +184,7 @@ def test_unstable_world_is_named_in_the_log(caplog):
         (("walker",), {"hodl": 2}, r"unknown option 'hodl' of world 'walker'; did you mean 'hold'\?"),
         (("walker",), {"start": "refrence"}, r"unknown start 'refrence' of world 'walker'; did you mean 'reference'\?"),
         (("walker",), {"hold": 0}, r"hold must lie in \[1, 1000\] control steps, got 0"),
+        (("walker",), {"hold": 3}, r"hold must divide the 1000 control steps of an episode, got 3"),
         (("walker", "mjx"), {"threads": 2}, r"threads belongs to form 'host'"),
     ],
 )
