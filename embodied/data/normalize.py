@@ -31,8 +31,9 @@ def observation_inputs(inputs: Inputs, spec: Spec) -> Callable[[Obs], Float[Arra
     """
     if inputs == "raw":
         return lambda obs: obs["state"]
-    mean = jnp.asarray(spec.mean.get("state", np.zeros(spec.obs["state"])), jnp.float32)
-    std = jnp.asarray(spec.std.get("state", np.ones(spec.obs["state"])), jnp.float32)
+    # NumPy, so that an agent which is made inside of a traced function may be kept.
+    mean = np.asarray(spec.mean.get("state", np.zeros(spec.obs["state"])), np.float32)
+    std = np.asarray(spec.std.get("state", np.ones(spec.obs["state"])), np.float32)
 
     def standardize(obs: Obs) -> Array:
         x = (obs["state"] - mean[None]) / std[None]

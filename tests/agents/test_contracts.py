@@ -267,6 +267,21 @@ def test_a_number_that_is_not_finite_in_the_batch_shows_in_the_metrics(name):
     assert not all(np.isfinite(value) for value in metrics.values())
 
 
+@pytest.mark.parametrize("name", agents.AGENTS)
+def test_agent_that_was_made_inside_a_traced_function_works_outside_of_it(name):
+    module, kept = agents.module(name), []
+    config = module.Config().tiny()
+    if hasattr(config, "inputs"):
+        config = dataclasses.replace(config, inputs="standardized")
+    spec = dataclasses.replace(SPECS["maze"], mean={"state": (0.1,) * 4}, std={"state": (2.0,) * 4})
+    jax.eval_shape(lambda: kept.append(module.make(config, spec)))
+    (agent,) = kept
+    state = jax.eval_shape(agent.init, jax.random.key(0), spec.example())
+    params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), state.params)
+    z = agent.prompt(params, Prior(), jax.random.key(0))
+    assert np.isfinite(agent.act(params, observations(spec, 2), z, agent.carry(2), None)[0]).all()
+
+
 def test_unknown_agent_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="unknown agent 'td_jep'; did you mean 'td_jepa'"):
         agents.module("td_jep")
