@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PyTree
 
-from embodied.files import from_json, read_json, read_npz, write_json
+from embodied.deploy.files import from_json, read_json, read_npz, write_json
 from embodied.prompts import check_solver
 from embodied.types import Agent, Goal, InputError, Obs, Prompt, Reward, Spec
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from embodied.files import from_json, read_json
+from embodied.deploy.files import from_json, read_json
 from embodied.policy import Policy, Prompted
 from embodied.prompts import check_solver, effective_samples, softmax_weight, unit_range
 from embodied.ranges import check_ranges
@@ -166,10 +166,10 @@ def infer(request: Request, policy: Policy, env: Env) -> tuple[Prompted, Task | 
     return policy.prompt(prompt, request.seed), task
 
 
-def save(path: Path, request: Request, prompted: Prompted, scores: Mapping[str, Any]) -> None:
-    """Nothing; writes the prompt file. float32 latents survive JSON exactly."""
-    policy, asked = prompted.policy, dataclasses.asdict(request)
-    body = PromptFile(
+def describe(request: Request, prompted: Prompted, scores: Mapping[str, Any]) -> PromptFile:
+    """What a prompt file of this latent holds. float32 latents survive JSON exactly."""
+    policy = prompted.policy
+    return PromptFile(
         request=request,
         z=np.asarray(prompted.z, np.float64).tolist(),
         world=policy.world,
@@ -177,8 +177,13 @@ def save(path: Path, request: Request, prompted: Prompted, scores: Mapping[str, 
         model_sha256=policy.sha256,
         buffer_sha256=policy.buffer.sha256,
         scores=dict(scores),
-        request_sha256=_digest(asked),
+        request_sha256=_digest(dataclasses.asdict(request)),
     )
+
+
+def save(path: Path, request: Request, prompted: Prompted, scores: Mapping[str, Any]) -> None:
+    """Nothing; writes the prompt file."""
+    body = describe(request, prompted, scores)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(path).with_suffix(".tmp")
     temporary.write_text(json.dumps(dataclasses.asdict(body), indent=1) + "\n", encoding="utf-8")

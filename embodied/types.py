@@ -15,6 +15,9 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 
+from embodied.deploy.errors import InputError as InputError  # defined where nothing else is needed
+from embodied.deploy.errors import nearest as nearest
+
 Params = PyTree
 State = PyTree
 Carry = PyTree
@@ -220,16 +223,3 @@ class Run:
     agent: State
     source: SourceState
     step: jax.Array  # int32 [], updates done
-
-
-class InputError(ValueError):
-    """Bad input from a user: one line that names the field, what was expected and the nearest valid choice."""
-
-
-def nearest(word: str, choices: Any) -> str:
-    """The clause "did you mean '...'?" or the list of valid choices, for error messages."""
-    import difflib
-
-    names = sorted(str(choice) for choice in choices)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"choose one of: {', '.join(names)}"

@@ -11,15 +11,16 @@ Model: Tassa et al. 2018, "DeepMind Control Suite", arXiv:1801.00690.
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import mujoco
 import numpy as np
 from dm_control.suite import cheetah, common, quadruped, walker
 
+from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
 from envs.forms import build
 from envs.model import Reading, WorldModel, compile_model
+from envs.readings import places
 
 TOES = ("toe_front_left", "toe_back_left", "toe_back_right", "toe_front_right")
 
@@ -106,13 +107,16 @@ def _walker(hold: int) -> WorldModel:
     bodies = re.findall(r'<body name="(\w+)"', xml)  # in the order of their numbers
     kinds = {body: ("position", "x_axis", "z_axis") for body in bodies}
     kinds["torso"] = (*kinds["torso"], "angular_momentum")
-    model = compile_model(xml, assets, kinds)
+    source = compile_model(xml, assets, kinds)
+    model = source.model
     feet = ("right_foot", "left_foot")
 
-    def observation(reading: Reading) -> Any:
-        axes = [reading.sensor(f"{body}_{axis}")[..., :1] for body in bodies for axis in ("x_axis", "z_axis")]
-        height = reading.sensor("torso_position")[..., 2:]
-        return reading.numpy.concatenate([*axes, height, reading.qvel], axis=-1)
+    axes = tuple(f"sensor/{body}_{axis}[0]" for body in bodies for axis in ("x_axis", "z_axis"))
+    observation = (
+        Term("orientations", axes, "1", "world", estimated=True),
+        Term("height", ("sensor/torso_position[2]",), "m", "world", estimated=True),
+        Term("velocity", _every(model, "joint_velocity"), "rad/s, m/s", "joint", estimated=True),
+    )
 
     def start(generator: np.random.Generator, count: int) -> np.ndarray:
         low, high = model.jnt_range.T.copy()
@@ -126,7 +130,7 @@ def _walker(hold: int) -> WorldModel:
 
     return WorldModel(
         name="walker",
-        model=model,
+        source=source,
         control_dt=0.025,
         hold=hold,
         quantities={**PLANAR, **_heights(feet), **_declare_joints(model)},
@@ -142,7 +146,8 @@ def _cheetah(hold: int) -> WorldModel:
     xml = xml.decode()
     feet = ("bfoot", "ffoot")
     kinds = {"torso": ("position", "z_axis", "angular_momentum"), **{foot: ("position",) for foot in feet}}
-    model = compile_model(xml, assets, kinds)
+    source = compile_model(xml, assets, kinds)
+    model = source.model
 
     def start(generator: np.random.Generator, count: int) -> np.ndarray:
         low, high = np.where(model.jnt_limited, model.jnt_range.T, 0)
@@ -154,12 +159,15 @@ def _cheetah(hold: int) -> WorldModel:
 
     return WorldModel(
         name="cheetah",
-        model=model,
+        source=source,
         control_dt=0.01,
         hold=hold,
         quantities={**PLANAR, **_heights(feet), **_declare_joints(model)},
         rewards=REWARDS["cheetah"],
-        observation=lambda reading: reading.numpy.concatenate([reading.qpos[..., 1:], reading.qvel], axis=-1),
+        observation=(
+            Term("position", _every(model, "joint_position")[1:], "rad, m", "joint", estimated=True),
+            Term("velocity", _every(model, "joint_velocity"), "rad/s, m/s", "joint", estimated=True),
+        ),
         measure=measure,
         start=start,
         settle=200,
@@ -169,16 +177,21 @@ def _cheetah(hold: int) -> WorldModel:
 def _quadruped(hold: int) -> WorldModel:
     floor = 20 * 5  # half width in m: the time limit at the speed of `run`, as in dm_control's run task
     kinds = {"torso": ("position", "z_axis"), **{toe: ("position",) for toe in TOES}}
-    model = compile_model(quadruped.make_model(floor_size=floor).decode(), common.ASSETS, kinds)
+    source = compile_model(quadruped.make_model(floor_size=floor).decode(), common.ASSETS, kinds)
+    model = source.model
     by_type = {kind: _sensors_of(model, kind) for kind in (("ACCELEROMETER", "GYRO"), ("FORCE", "TORQUE"))}
     imu, force_torque = by_type.values()
 
-    def observation(reading: Reading) -> Any:
-        numpy = reading.numpy
-        parts = [reading.qpos[..., 7:], reading.qvel[..., 6:], reading.act, reading.sensor("velocimeter")]
-        parts += [reading.sensor("torso_z_axis")[..., 2:], *map(reading.sensor, imu)]
-        parts += [numpy.arcsinh(reading.sensor(name)) for name in force_torque]
-        return numpy.concatenate(parts, axis=-1)
+    activations = tuple(f"activation/{model.actuator(index).name}" for index in range(model.nu))
+    observation = (
+        Term("joint_position", _every(model, "joint_position"), "rad", "joint"),
+        Term("joint_velocity", _every(model, "joint_velocity"), "rad/s", "joint"),
+        Term("activation", activations, "1", "joint"),
+        Term("torso_velocity", ("sensor/velocimeter",), "m/s", "body", estimated=True),
+        Term("torso_upright", ("sensor/torso_z_axis[2]",), "1", "world", estimated=True),
+        Term("imu", tuple(f"sensor/{name}" for name in imu), "m/s2, rad/s", "body"),
+        Term("force_torque", tuple(f"sensor/{name}" for name in force_torque), "arcsinh of N, Nm", "body", "arcsinh"),
+    )
 
     def measure(reading: Reading) -> dict:
         velocity, rate = reading.sensor("velocimeter"), reading.sensor("imu_gyro")
@@ -189,7 +202,7 @@ def _quadruped(hold: int) -> WorldModel:
 
     return WorldModel(
         name="quadruped",
-        model=model,
+        source=source,
         control_dt=0.02,
         hold=hold,
         quantities={**FREE, **_heights(TOES), **_declare_joints(model)},
@@ -229,6 +242,11 @@ def _lowest_free_pose(model: mujoco.MjModel) -> Callable[[np.random.Generator, i
         return poses
 
     return start
+
+
+def _every(model: mujoco.MjModel, kind: str) -> tuple[str, ...]:
+    """The readings of this kind of all hinges and slides, in the model's order."""
+    return tuple(name for name in places(model) if name.startswith(f"{kind}/"))
 
 
 def _torso(reading: Reading) -> dict:

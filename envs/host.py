@@ -82,7 +82,11 @@ class HostEnv(Env):
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[np.ndarray, "E O"], Quantities]:
         """The observation "state" and the named quantities of physics states, in float64."""
         physics = np.asarray(physics, np.float64)
-        return self.world.read(physics, self._roll(physics, 1)[1][:, 0], np)
+        return self.world.read(physics, self.sensordata(physics), np)
+
+    def sensordata(self, physics: Float[Any, "E P"]) -> Float[np.ndarray, "E S"]:
+        """Values of all sensors of the model in physics states."""
+        return self._roll(np.asarray(physics, np.float64), 1)[1][:, 0]
 
     def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
         """A `size` x `size` image of one physics state; camera "" is the model's first.

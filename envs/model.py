@@ -10,13 +10,16 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
 
+from embodied.deploy.contract import Term
+from embodied.deploy.observation import apply, scaled
 from embodied.rewards import Task
 from embodied.types import EnvSpec, InputError, Quantity
+from envs.readings import check_terms, columns
 
 SENSORS = {  # what `add_sensors` can add, all in the world frame
     "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
@@ -75,12 +78,12 @@ class WorldModel:
     """One world: its model, timing, named quantities, observation, start states and tasks."""
 
     name: str
-    model: mujoco.MjModel
+    source: "Compiled"  # what `compile_model` gave
     control_dt: float  # seconds per control step, a multiple of the model's timestep
     hold: int  # control steps per decision
     quantities: Mapping[str, Quantity]
     rewards: Mapping[str, tuple[str, str]]  # task -> (reward expression, one line about it)
-    observation: Callable[[Reading], Any]  # -> [..., O]
+    observation: tuple[Term, ...]  # what an agent sees, one after the other
     measure: Callable[[Reading], dict[str, Any]]  # -> name -> [..., *shape]
     start: Callable[[np.random.Generator, int], np.ndarray]  # -> qpos [count, nq]; velocities start at zero
     settle: int = 0  # physics steps without control between `start` and the beginning of an episode
@@ -91,6 +94,12 @@ class WorldModel:
             raise InputError(f"hold must lie in [1, {self.episode_length}] control steps, got {self.hold}")
         if self.episode_length % self.hold:
             raise InputError(f"hold must divide the {self.episode_length} control steps of an episode, got {self.hold}")
+        check_terms(self.model, self.observation)
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model."""
+        return self.source.model
 
     @property
     def substeps(self) -> int:
@@ -147,12 +156,27 @@ class WorldModel:
     def read(self, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, dict[str, Any]]:
         """Observation vector [..., O] and named quantities of physics states, in their own precision."""
         reading = Reading(self, numpy, physics, sensordata)
-        return self.observation(reading), self.measure(reading)
+        return self.observe(reading), self.measure(reading)
+
+    def observe(self, reading: Reading) -> Any:
+        """The observation vector [..., O] of a reading."""
+        numpy, parts = reading.numpy, []
+        everything = numpy.concatenate([reading.physics, reading.sensordata], axis=-1)
+        for term, where in zip(self.observation, self._columns, strict=True):
+            values = everything[..., where]
+            values = values - np.array(term.offset) if term.offset else values
+            parts.append(scaled(term, apply(term.function, values, numpy), numpy))
+        return numpy.concatenate(parts, axis=-1)
+
+    @functools.cached_property
+    def _columns(self) -> list[np.ndarray]:
+        """Where the sources of each term lie in (physics, sensordata)."""
+        return [columns(self.model, term) for term in self.observation]
 
     def spec(self, jittable: bool) -> EnvSpec:
         """What is fixed about this world."""
         zeros = np.zeros(self.ctrl.stop), np.zeros(self.model.nsensordata)
-        size = self.observation(Reading(self, np, *zeros)).shape
+        size = self.observe(Reading(self, np, *zeros)).shape
         return EnvSpec(
             name=self.name,
             obs={"state": size},
@@ -171,8 +195,15 @@ class WorldModel:
         return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in texts}
 
 
-def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> mujoco.MjModel:
-    """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
+class Compiled(NamedTuple):
+    """A model, and the self-contained text that gives it again (to the six digits that MuJoCo writes)."""
+
+    model: mujoco.MjModel
+    xml: str
+
+
+def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> Compiled:
+    """The compiled model, and its text, with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
     Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image.
     """
@@ -182,10 +213,10 @@ def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, 
             spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[kind], objtype=_frame_of(kind), objname=body)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*settotalmass.*")  # in dm_control's own cheetah
-        model = spec.compile()
+        model, text = spec.compile(), spec.to_xml()
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
-    return model
+    return Compiled(model, text)
 
 
 def _frame_of(kind: str) -> mujoco.mjtObj:

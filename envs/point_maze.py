@@ -11,6 +11,7 @@ import importlib.resources
 
 import numpy as np
 
+from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
 from envs.forms import build
 from envs.model import Reading, WorldModel, compile_model
@@ -24,6 +25,10 @@ ROOMS = {  # signs of x and y
 CLEARANCE = 0.02  # from the wall axes to the ball's centre at a start: half the wall, and the ball's radius
 REACH = 0.29  # furthest that the ball's centre can be from an axis
 
+OBSERVATION = (
+    Term("position", ("joint_position/x", "joint_position/y"), "m", "world"),
+    Term("velocity", ("joint_velocity/x", "joint_velocity/y"), "m/s", "world"),
+)
 QUANTITIES = {
     "x": Quantity((), "m", "position to the right of the centre"),
     "y": Quantity((), "m", "position above the centre, seen from the top"),
@@ -45,12 +50,12 @@ def make(name: str, form: str = "host", *, hold: int = 10, threads: int | None =
     xml = importlib.resources.files("envs").joinpath("assets/point_maze.xml").read_text()
     world = WorldModel(
         name=name,
-        model=compile_model(xml, include={}, sensors={}),
+        source=compile_model(xml, include={}, sensors={}),
         control_dt=0.02,
         hold=hold,
         quantities=QUANTITIES,
         rewards=_rewards(),
-        observation=lambda reading: reading.numpy.concatenate([reading.qpos, reading.qvel], axis=-1),
+        observation=OBSERVATION,
         measure=_measure,
         start=lambda generator, count: _start(generator, count, start),
     )

@@ -8,7 +8,7 @@ import pytest
 
 import agents
 from agents import rnd
-from embodied.files import from_json, read_json
+from embodied.deploy.files import from_json, read_json
 from embodied.types import InputError
 
 

@@ -4,7 +4,9 @@ Whatever is wrong with a file is an InputError that names the file, the field, w
 """
 
 import dataclasses
+import io
 import json
+import types
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from embodied.types import InputError, nearest
+from .errors import InputError, nearest
 
 # Annotation -> what JSON gives for it, in Python and in words. True is an int to Python, but not to a user.
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
@@ -45,12 +47,21 @@ def write_json(path: Path, value: Any) -> None:
 def read_npz(path: Path, what: str) -> dict[str, np.ndarray]:
     """The arrays in an npz file; `what` says in errors what it should be part of."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; expected {what}") from error
-    except (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: damaged or not an npz of plain arrays ({error})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); expected {what}") from error
+    return npz_of(content, f"{path}")
+
+
+def npz_of(content: bytes, where: str) -> dict[str, np.ndarray]:
+    """The arrays in the bytes of an npz file. Raises InputError naming `where`; nothing is unpickled."""
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, TypeError, OSError, EOFError, RuntimeError, zipfile.BadZipFile) as error:
+        raise InputError(f"{where}: damaged or not an npz of plain arrays ({error})") from error
 
 
 def from_json(kind: type, values: Any, where: str, within: str = "") -> Any:
@@ -84,6 +95,8 @@ def _value(hint: Any, value: Any, where: str, name: str) -> Any:
     origin, arguments = get_origin(hint) or hint, get_args(hint)
     if hint is Any:
         return value
+    if origin is types.UnionType:  # `X | None`, the only union in use
+        return None if value is None else _value(arguments[0], value, where, name)
     if dataclasses.is_dataclass(hint):
         return from_json(hint, value, where, f"{name}.")
     if origin is Literal:
