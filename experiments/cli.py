@@ -16,6 +16,8 @@ COMMANDS = {
     "train": "train a preset on data: embodied train walker-fb-small --data data/walker --out runs/walker",
     "prompt": "turn a reward text, task or goal into a latent: embodied prompt walker --reward '...'",
     "evaluate": "score a policy or a prompt file over episodes with intervals",
+    "export": "a policy and its prompts as a bundle: embodied export walker --out bundle",
+    "deploy": "run or verify a bundle: embodied deploy run bundle --prompt walk",
     "report": "one self-contained HTML page about a run",
     "data": "check or import datasets: embodied data check DIR",
     "list": "presets, worlds, quantities, tasks, models",

@@ -32,6 +32,7 @@ BLOCK = re.compile(
 # Prints the command lines among its input that the command line does not take; parses them and does no more.
 PARSER = """
 import shlex, sys, tyro
+from embodied.deploy import __main__ as deploy
 from experiments import cli
 
 class Parsed(Exception):
@@ -42,6 +43,7 @@ def parse(*arguments, real=tyro.cli, **options):
     raise Parsed
 
 tyro.cli = parse
+deploy.load = lambda path: parse(real=lambda: None)
 for line in sys.stdin.read().splitlines():
     try:
         cli.main(shlex.split(line)[1:])

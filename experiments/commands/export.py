@@ -1,0 +1,43 @@
+"""`embodied export MODEL --out DIR [--prompt FILE ...]`: a bundle that runs on a robot without JAX."""
+
+import dataclasses
+from pathlib import Path
+
+import tyro
+
+from embodied.types import InputError, Reward
+from experiments import export
+from experiments.models import resolve
+from experiments.train import read_experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What goes into the bundle."""
+
+    model: tyro.conf.Positional[str]  # shipped model or run directory
+    out: Path  # folder of the bundle; must not exist
+    prompt: tuple[Path, ...] = ()  # prompt files; without any the tasks of the world
+    task: str | None = None  # of a policy with one task; without it the one in its run directory
+    episodes: int = 50  # that each prompt is scored over
+
+
+def main(arguments: list[str]) -> None:
+    """Exports, and prints the verdict of the runtime on the bundle."""
+    chosen = tyro.cli(Arguments, args=arguments, prog="embodied export")
+    if chosen.episodes < 1:
+        raise InputError(f"episodes: must be at least 1, got {chosen.episodes}")
+    policy, env = resolve(chosen.model)
+    if Reward in policy.agent.prompts:
+        if chosen.task is not None:
+            raise InputError(f"task: '{policy.agent_name}' is told what to do by prompts; leave it out")
+        prompts = export.choose_prompts(policy, env, chosen.prompt)
+    else:
+        if chosen.prompt:
+            raise InputError(f"prompt: '{policy.agent_name}' has one task and takes no prompt files")
+        task = chosen.task or read_experiment(Path(chosen.model))["experiment"]["task"]
+        prompts = export.only_task(policy, env, task)
+    verdict = export.run(policy, env, prompts, chosen.out, chosen.episodes)
+    print(f"{chosen.out}: {', '.join(prompts)}")
+    print(f"{verdict.steps} golden steps, actions differ by {verdict.action_error:.1e} at most")
+    print(f"embodied deploy run {chosen.out} --prompt {next(iter(prompts))}")
