@@ -61,10 +61,9 @@ def main(arguments: list[str] | None = None) -> None:
             policy, env = resolve(str(run))
             scores.setdefault(method, []).append(evaluate_tasks(policy, env, chosen.episodes))
             seconds.setdefault(method, []).append(sum(row["time/seconds"] for row in read_metrics(run)))
-            for name, column in baselines(policy, env, chosen.episodes).items():
-                if name == "random actions" and seed != chosen.seeds[0]:
-                    continue
-                scores.setdefault(f"{name} ({method})" if name != "random actions" else name, []).append(column)
+            beside = baselines(policy, env, chosen.episodes)
+            scores["random_actions"] = [beside["random actions"]]  # the same for all
+            scores.setdefault(f"random_latent_{method}", []).append(beside["random latent"])
     if chosen.topline:
         scores["td3"] = [_topline(chosen, seconds, commits)]
     metrics = {name: summarise(columns) for name, columns in scores.items()}
@@ -94,7 +93,7 @@ def summarise(columns: list[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
         rows[task] = {"iqm": iqm.value, "low": iqm.low, "high": iqm.high, "seed_means": means.tolist()}
         rows[task]["median_of_seeds"] = float(np.median(means))
     everything = float(np.mean([row["median_of_seeds"] for row in rows.values()]))
-    rows["mean of tasks"] = {"median_of_seeds": everything}
+    rows["mean"] = {"median_of_seeds": everything}
     return rows
 
 
