@@ -101,7 +101,7 @@ def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Tas
     """The prompt of a request, relabelled on the policy's buffer, and its task if it has one."""
     rows = len(policy.buffer.physics)
     if request.kind == "state":
-        if len(request.state) != env.spec.physics:
+        if not env.spec.takes(len(request.state)):
             raise InputError(
                 f"goal state: must have {env.spec.physics} numbers (the physics vector of world "
                 f"'{env.spec.name}'), got {len(request.state)}"
@@ -148,7 +148,7 @@ def cautions(prompt: Prompt) -> list[str]:
 def _sample(request: Request, policy: Policy, env: Env) -> tuple[np.ndarray, Quantities]:
     """(rows of the buffer, their quantities) that a reward is relabelled on."""
     rows, width = policy.buffer.physics.shape
-    if width != env.spec.physics:
+    if not env.spec.takes(width):
         carry = f"a physics vector of {width} numbers, not {env.spec.physics}," if width else "no physics vector,"
         raise InputError(
             f"buffer: its states carry {carry} so no reward can be computed on them; prompt with --row, or train on "

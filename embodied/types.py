@@ -96,11 +96,16 @@ class EnvSpec:
     quantities: Mapping[str, Quantity]
     physics: int  # length of the physics vector
     jittable: bool  # reset and step may be traced
+    lengths: tuple[int, ...] = ()  # of physics vectors that `Env.complete` takes; () = `physics` alone
 
     @property
     def decisions(self) -> int:
         """Decisions per episode."""
         return self.episode_length // self.hold
+
+    def takes(self, length: int) -> bool:
+        """Whether physics vectors of that length are states of this world."""
+        return length in (self.lengths or (self.physics,))
 
 
 class Env(abc.ABC):
@@ -124,6 +129,15 @@ class Env(abc.ABC):
     @abc.abstractmethod
     def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
         """Observations and named quantities of stored physics states; used to relabel and to set goals."""
+
+    def complete(self, physics: Float[Any, "E P"]) -> Float[Any, "E Q"]:
+        """Physics states of this world in any length it takes, as vectors of length `spec.physics`.
+
+        Raises InputError for another length.
+        """
+        if physics.shape[-1] != self.spec.physics:
+            raise InputError(f"physics: must have {self.spec.physics} numbers, got {physics.shape[-1]}")
+        return physics
 
     def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
         """An image of one physics state. Raises RuntimeError naming the missing library where none can be made."""

@@ -17,8 +17,9 @@ WORLDS = {
 def make(name: str, form: str = "host", **options: Any) -> Env:
     """The world called `name`, on the CPU's threads (form "host") or traceable by JAX (form "mjx").
 
-    Every world takes the options `hold` (control steps per decision) and, in its host form, `threads`; what
-    else a world takes stands at its module's `make`. Raises InputError for an unknown name, form or option.
+    Every world takes the options `hold` (control steps per decision), `randomise` ("none", "standard", "hard" or a
+    `Randomisation`) and, in its host form, `threads`; what else a world takes stands at its module's `make`. Raises
+    InputError for an unknown name, form or option.
     """
     if name not in WORLDS:
         raise InputError(f"unknown world '{name}'; {nearest(name, WORLDS)}")

@@ -18,8 +18,10 @@ from dm_control.suite import cheetah, common, quadruped, walker
 
 from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
+from envs.dmc_rewards import REWARDS
 from envs.forms import build
 from envs.model import Reading, WorldModel, compile_model
+from envs.randomise import Randomisation
 from envs.readings import places
 
 TOES = ("toe_front_left", "toe_back_left", "toe_back_right", "toe_front_right")
@@ -47,47 +49,22 @@ FREE = {
     "torso_yaw_rate": Quantity((), "rad/s", "angular velocity about the torso's z axis"),
 }
 
-WALKER_STAND = (
-    "standing = tolerance(torso_height, 1.2, inf, 0.6); upright = (1 + torso_upright) / 2; "
-    "stand = (3*standing + upright) / 4"
-)
-WALKER_MOVE = "move = tolerance(torso_velocity_x, {0}, inf, {1}, linear, 0.5); stand * (5*move + 1) / 6"
-CHEETAH_MOVE = "tolerance({sign}torso_velocity_x, {speed}, inf, {speed}, linear, 0)"
-QUADRUPED_STAND = "upright = tolerance(torso_upright, 1, inf, 2, linear, 0)"
-QUADRUPED_MOVE = "move = tolerance(torso_velocity_x, {0}, inf, {0}, linear, 0.5); upright * move"
-
-REWARDS = {
-    "walker": {
-        "stand": (f"{WALKER_STAND}; stand", "stand upright with the torso at 1.2 m"),
-        "walk": (f"{WALKER_STAND}; {WALKER_MOVE.format(1, 0.5)}", "stand and move forward at 1 m/s or more"),
-        "run": (f"{WALKER_STAND}; {WALKER_MOVE.format(8, 4)}", "stand and move forward at 8 m/s or more"),
-        "spin": (
-            f"{WALKER_STAND}; spin = tolerance(angular_momentum_y, 5, inf, 5, linear, 0); stand * (5*spin + 1) / 6",
-            "turn heels over head, forwards",
-        ),
-    },
-    "cheetah": {
-        "walk": (CHEETAH_MOVE.format(sign="", speed=2), "move forward at 2 m/s or more"),
-        "walk_backward": (CHEETAH_MOVE.format(sign="-", speed=2), "move backward at 2 m/s or more"),
-        "run": (CHEETAH_MOVE.format(sign="", speed=10), "move forward at 10 m/s or more"),
-        "run_backward": (CHEETAH_MOVE.format(sign="-", speed=10), "move backward at 10 m/s or more"),
-    },
-    "quadruped": {
-        "stand": (f"{QUADRUPED_STAND}; upright", "keep the torso upright"),
-        "walk": (f"{QUADRUPED_STAND}; {QUADRUPED_MOVE.format(0.5)}", "upright, forward at 0.5 m/s or more"),
-        "run": (f"{QUADRUPED_STAND}; {QUADRUPED_MOVE.format(5)}", "upright, forward at 5 m/s or more"),
-        "jump": (
-            f"{QUADRUPED_STAND}; high = tolerance(torso_height, 1, inf, 0.5, linear, 0); upright * high",
-            "upright, with the torso at 1 m or more",
-        ),
-    },
-}
-
-
 STARTS = ("suite", "reference")
+# Largest observation noise. Joints, turning and axes as for BFM-Zero's humanoid, the others of like size.
+JOINT, JOINT_RATE, TURN, AXIS = 0.01, 0.5, 0.2, 0.05  # rad, rad/s, rad/s, 1
+HEIGHT, VELOCITY, ACCELERATION, FORCE = 0.02, 0.1, 0.5, 0.1  # m, m/s, m/s2, 1 (arcsinh of N or N m)
+PLANAR_RATES = (VELOCITY, VELOCITY, TURN, *[JOINT_RATE] * 6)
 
 
-def make(name: str, form: str = "host", *, hold: int = 1, start: str = "suite", threads: int | None = None) -> Env:
+def make(
+    name: str,
+    form: str = "host",
+    *,
+    hold: int = 1,
+    start: str = "suite",
+    threads: int | None = None,
+    randomise: str | Randomisation = "none",
+) -> Env:
     """The world `name`: walker, cheetah or quadruped.
 
     Episodes start as in dm_control (`start` "suite"), or close to the pose that the model is drawn in ("reference"):
@@ -98,7 +75,7 @@ def make(name: str, form: str = "host", *, hold: int = 1, start: str = "suite", 
     world = {"walker": _walker, "cheetah": _cheetah, "quadruped": _quadruped}[name](hold)
     if start == "reference":
         world = dataclasses.replace(world, start=_reference_pose(world.model), settle=0)
-    return build(world, form, threads)
+    return build(world, form, threads, randomise)
 
 
 def _walker(hold: int) -> WorldModel:
@@ -113,9 +90,9 @@ def _walker(hold: int) -> WorldModel:
 
     axes = tuple(f"sensor/{body}_{axis}[0]" for body in bodies for axis in ("x_axis", "z_axis"))
     observation = (
-        Term("orientations", axes, "1", "world", estimated=True),
-        Term("height", ("sensor/torso_position[2]",), "m", "world", estimated=True),
-        Term("velocity", _every(model, "joint_velocity"), "rad/s, m/s", "joint", estimated=True),
+        Term("orientations", axes, "1", "world", noise=(AXIS,), estimated=True),
+        Term("height", ("sensor/torso_position[2]",), "m", "world", noise=(HEIGHT,), estimated=True),
+        Term("velocity", _every(model, "joint_velocity"), "m/s, rad/s", "joint", noise=PLANAR_RATES, estimated=True),
     )
 
     def start(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -148,6 +125,7 @@ def _cheetah(hold: int) -> WorldModel:
     kinds = {"torso": ("position", "z_axis", "angular_momentum"), **{foot: ("position",) for foot in feet}}
     source = compile_model(xml, assets, kinds)
     model = source.model
+    positions, velocities = _every(model, "joint_position")[1:], _every(model, "joint_velocity")
 
     def start(generator: np.random.Generator, count: int) -> np.ndarray:
         low, high = np.where(model.jnt_limited, model.jnt_range.T, 0)
@@ -165,8 +143,8 @@ def _cheetah(hold: int) -> WorldModel:
         quantities={**PLANAR, **_heights(feet), **_declare_joints(model)},
         rewards=REWARDS["cheetah"],
         observation=(
-            Term("position", _every(model, "joint_position")[1:], "rad, m", "joint", estimated=True),
-            Term("velocity", _every(model, "joint_velocity"), "rad/s, m/s", "joint", estimated=True),
+            Term("position", positions, "m, rad", "joint", noise=(HEIGHT, AXIS, *[JOINT] * 6), estimated=True),
+            Term("velocity", velocities, "m/s, rad/s", "joint", noise=PLANAR_RATES, estimated=True),
         ),
         measure=measure,
         start=start,
@@ -184,13 +162,13 @@ def _quadruped(hold: int) -> WorldModel:
 
     activations = tuple(f"activation/{model.actuator(index).name}" for index in range(model.nu))
     observation = (
-        Term("joint_position", _every(model, "joint_position"), "rad", "joint"),
-        Term("joint_velocity", _every(model, "joint_velocity"), "rad/s", "joint"),
+        Term("joint_position", _every(model, "joint_position"), "rad", "joint", noise=(JOINT,)),
+        Term("joint_velocity", _every(model, "joint_velocity"), "rad/s", "joint", noise=(JOINT_RATE,)),
         Term("activation", activations, "1", "joint"),
-        Term("torso_velocity", ("sensor/velocimeter",), "m/s", "body", estimated=True),
-        Term("torso_upright", ("sensor/torso_z_axis[2]",), "1", "world", estimated=True),
-        Term("imu", tuple(f"sensor/{name}" for name in imu), "m/s2, rad/s", "body"),
-        Term("force_torque", tuple(f"sensor/{name}" for name in force_torque), "arcsinh of N, Nm", "body", "arcsinh"),
+        Term("torso_velocity", ("sensor/velocimeter",), "m/s", "body", noise=(VELOCITY,), estimated=True),
+        Term("torso_upright", ("sensor/torso_z_axis[2]",), "1", "world", noise=(AXIS,), estimated=True),
+        Term("imu", _sensors(imu), "m/s2, rad/s", "body", noise=(*[ACCELERATION] * 3, *[TURN] * 3)),
+        Term("force_torque", _sensors(force_torque), "arcsinh of N, Nm", "body", "arcsinh", noise=(FORCE,)),
     )
 
     def measure(reading: Reading) -> dict:
@@ -242,6 +220,10 @@ def _lowest_free_pose(model: mujoco.MjModel) -> Callable[[np.random.Generator, i
         return poses
 
     return start
+
+
+def _sensors(names: list[str]) -> tuple[str, ...]:
+    return tuple(f"sensor/{name}" for name in names)
 
 
 def _every(model: mujoco.MjModel, kind: str) -> tuple[str, ...]:

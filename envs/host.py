@@ -4,6 +4,8 @@ A decision holds one action for `hold` control steps of `substeps` physics steps
 the physics vector alone (the solver starts cold): equal vectors and actions give equal results, bit by bit.
 Sensor values belong to the state they are returned with; dm_control's lag by one physics step for sensors
 that depend on acceleration.
+
+Randomised worlds step side by side, each on a copy of the model that has its episode's parameters.
 """
 
 import atexit
@@ -20,7 +22,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from embodied.types import Env, Obs, Quantities, RandomKey, Timestep
+from envs import dynamics
 from envs.model import WorldModel
+from envs.randomise import SEEDS, draw
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ class HostEnv(Env):
         self.tasks = world.tasks()
         self._data = [mujoco.MjData(world.model) for _ in range(threads)]
         self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._copies = dynamics.Copies(world) if world.randomised else None
         self._renderer: mujoco.Renderer | None = None
 
     def reset(self, key: RandomKey, count: int) -> Timestep:
@@ -46,7 +51,7 @@ class HostEnv(Env):
 
     def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
         """Worlds placed in the given physics states (time included)."""
-        physics = np.array(physics, np.float64)
+        physics = self.complete(np.array(physics, np.float64))
         states = np.repeat(physics[:, None], self.spec.hold, axis=1)
         sensordata = np.repeat(self._roll(physics, 1)[1], self.spec.hold, axis=1)
         return self._timestep(states, sensordata, failed=np.zeros(len(physics), bool))
@@ -59,14 +64,15 @@ class HostEnv(Env):
         """
         world, hold = self.world, self.spec.hold
         ctrl = world.command(np.asarray(action, np.float64), np)
-        start = np.concatenate([np.asarray(ts.physics, np.float64)[:, : world.ctrl.start], ctrl], axis=1)
+        before = dynamics.pushed(world, self.complete(np.asarray(ts.physics, np.float64)), np)
+        start = np.concatenate([before[:, : world.ctrl.start], ctrl, before[:, world.dynamics]], axis=1)
         steps = hold * world.substeps
         # Entry t of a rollout holds the sensor values before its step and the state after it: one step more
         # than asked for gives the sensor values of the last state.
-        visited, sensed = self._roll(start, steps + 1)
+        visited, sensed = self._roll(start, steps + 1, before[:, world.ctrl])
         failed = self._failed(start, visited)
         ends = np.arange(1, hold + 1) * world.substeps
-        held = np.broadcast_to(ctrl[:, None], (len(start), hold, ctrl.shape[1]))
+        held = np.repeat(start[:, None, world.ctrl.start :], hold, axis=1)
         states, sensordata = np.concatenate([visited[:, ends - 1], held], axis=2), sensed[:, ends]
         if failed.any():
             fresh = self._starts(np.random.default_rng(np.flatnonzero(failed)), int(failed.sum()))
@@ -75,18 +81,23 @@ class HostEnv(Env):
         return self._timestep(states, sensordata, failed)
 
     def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
-        """Observations and named quantities of stored physics states."""
+        """Observations, with their noise, and named quantities of stored physics states."""
+        physics = self.complete(np.asarray(physics, np.float64))
         state, quantities = self.read(physics)
-        return {"state": state.astype(np.float32)}, quantities
+        return {"state": dynamics.noisy(self.world, state, physics, np).astype(np.float32)}, quantities
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[np.ndarray, "E O"], Quantities]:
-        """The observation "state" and the named quantities of physics states, in float64."""
-        physics = np.asarray(physics, np.float64)
+        """The observation "state" without noise and the named quantities of physics states, in float64."""
+        physics = self.complete(np.asarray(physics, np.float64))
         return self.world.read(physics, self.sensordata(physics), np)
 
     def sensordata(self, physics: Float[Any, "E P"]) -> Float[np.ndarray, "E S"]:
         """Values of all sensors of the model in physics states."""
-        return self._roll(np.asarray(physics, np.float64), 1)[1][:, 0]
+        return self._roll(self.complete(np.asarray(physics, np.float64)), 1)[1][:, 0]
+
+    def complete(self, physics: Float[Any, "E P"]) -> Float[Any, "E Q"]:
+        """Physics states with the columns that this world has, see `WorldModel.complete`."""
+        return self.world.complete(physics, np)
 
     def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
         """A `size` x `size` image of one physics state; camera "" is the model's first.
@@ -125,15 +136,34 @@ class HostEnv(Env):
         world = self.world
         physics = np.zeros((count, self.spec.physics))
         physics[:, world.qpos] = world.start(generator, count)
+        if world.randomised:
+            physics[:, world.dynamics] = draw(world.randomise, generator.integers(1, SEEDS, count), np)
         if world.settle:
             physics[:, : world.ctrl.start] = self._roll(physics, world.settle)[0][:, -1]
             physics[:, 0] = 0
         return physics
 
-    def _roll(self, physics: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        """States after [E, steps, ...] and sensor values before each of `steps` physics steps."""
-        state, ctrl = np.split(physics, [self.world.ctrl.start], axis=1)
-        return self._pool.rollout(self.world.model, self._data, state, ctrl[:, None], nstep=steps)
+    def _roll(
+        self, physics: np.ndarray, steps: int, previous: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """States after [E, steps, ...] and sensor values before each of `steps` physics steps.
+
+        Where worlds have latency, commands of `previous` [E, A] go on until it is over.
+        """
+        world = self.world
+        state, ctrl = physics[:, : world.ctrl.start], physics[:, None, world.ctrl]
+        if self._copies is None:
+            return self._pool.rollout(world.model, self._data, state, ctrl, nstep=steps)
+        if previous is not None:
+            waits = np.arange(steps) < dynamics.late(world, physics, np)[:, None]
+            ctrl = np.where(waits[..., None], previous[:, None], ctrl)
+        parts = []
+        for first in range(0, len(physics), dynamics.LIMIT):
+            rows = slice(first, first + dynamics.LIMIT)
+            models = self._copies.of(physics[rows, world.dynamics])
+            parts.append(self._pool.rollout(models, self._data, state[rows], ctrl[rows], nstep=steps))
+        visited, sensed = zip(*parts, strict=True)
+        return np.concatenate(visited), np.concatenate(sensed)
 
     def _failed(self, start: np.ndarray, visited: np.ndarray) -> np.ndarray:
         """Which worlds [E] MuJoCo found unstable: it sets their clock back and stops stepping them."""
@@ -154,7 +184,7 @@ class HostEnv(Env):
         elapsed = np.rint(states[:, -1, 0] / self.spec.control_dt)
         return Timestep(
             physics=states[:, -1],
-            obs={"state": state[:, -1].astype(np.float32)},
+            obs={"state": dynamics.noisy(self.world, state[:, -1], states[:, -1], np).astype(np.float32)},
             quantities={name: value[:, -1] for name, value in path.items()},
             path=path,
             discount=np.where(failed, np.float32(0), np.float32(1)),

@@ -2,7 +2,8 @@
 
 On a CPU the host form is faster for all but the smallest models. Differences from the host form: float32;
 start states are drawn from a bank of 256 that the host form made; time is kept on the grid of control steps,
-because a sum of float32 timesteps drifts; a world that becomes non-finite is replaced without a log line.
+because a sum of float32 timesteps drifts; a world that becomes non-finite is replaced without a log line. A randomised
+world begins in a state of the bank, with parameters drawn anew.
 """
 
 from typing import Any
@@ -13,8 +14,10 @@ from jaxtyping import Float
 from mujoco import mjx
 
 from embodied.types import Env, InputError, Obs, Quantities, RandomKey, Timestep
+from envs import dynamics
 from envs.host import HostEnv
 from envs.model import WorldModel
+from envs.randomise import SEEDS, draw
 
 BANK = 256  # start states
 
@@ -32,6 +35,7 @@ class MjxEnv(Env):
         except NotImplementedError as error:
             message = f"form 'mjx' cannot simulate world '{world.name}' ({error}); use form 'host'"
             raise InputError(message) from error
+        self._nominal = dynamics.read_fields(self._model)
         starts = HostEnv(world, threads=1).reset(jax.random.key(0), BANK)
         self._bank = jax.tree.map(jnp.asarray, starts)
         self._step = jax.jit(self._traced_step)
@@ -40,11 +44,15 @@ class MjxEnv(Env):
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
         index = jax.random.randint(key, (count,), 0, BANK)
-        return jax.tree.map(lambda leaf: leaf[index], self._bank)
+        if not self.world.randomised:
+            return jax.tree.map(lambda leaf: leaf[index], self._bank)
+        seed = jax.random.randint(jax.random.fold_in(key, 1), (count,), 1, SEEDS)
+        states = self._bank.physics[index, : self.world.dynamics.start]
+        return self.reset_to(jnp.concatenate([states, draw(self.world.randomise, seed, jnp)], axis=1))
 
     def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
         """Worlds placed in the given physics states (time included, rounded to whole control steps)."""
-        physics = jnp.asarray(physics, jnp.float32)
+        physics = self.complete(jnp.asarray(physics, jnp.float32))
         states, sensordata = (
             jnp.repeat(leaf[:, None], self.spec.hold, axis=1) for leaf in (physics, self._sense(physics))
         )
@@ -55,15 +63,25 @@ class MjxEnv(Env):
 
         A world whose state becomes non-finite is replaced by one at a start, with `last` true and discount 0.
         """
-        return self._step(ts.physics, action)
+        return self._step(self.complete(ts.physics), action)
 
     def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
-        """Observations and named quantities of stored physics states."""
-        physics = jnp.asarray(physics, jnp.float32)
-        state, quantities = jax.vmap(self._read)(physics, self._sense(physics))
-        return {"state": state}, quantities
+        """Observations, with their noise, and named quantities of stored physics states."""
+        physics = self.complete(jnp.asarray(physics, jnp.float32))
+        state, quantities = self.read(physics)
+        return {"state": dynamics.noisy(self.world, state, physics, jnp)}, quantities
+
+    def read(self, physics: Float[Any, "E P"]) -> tuple[Float[jax.Array, "E O"], Quantities]:
+        """The observation "state" without noise and the named quantities of physics states."""
+        physics = self.complete(jnp.asarray(physics, jnp.float32))
+        return jax.vmap(self._read)(physics, self._sense(physics))
+
+    def complete(self, physics: Float[Any, "E P"]) -> Float[Any, "E Q"]:
+        """Physics states with the columns that this world has, see `WorldModel.complete`."""
+        return self.world.complete(physics, jnp)
 
     def _traced_step(self, physics: jax.Array, action: jax.Array) -> Timestep:
+        physics = dynamics.pushed(self.world, physics, jnp)
         after = self._timestep(*jax.vmap(self._roll)(physics, action))
         failed = ~jnp.isfinite(after.physics).all(axis=1)
         fresh = jax.tree.map(lambda leaf: leaf[jnp.arange(len(failed)) % BANK], self._bank)
@@ -80,19 +98,22 @@ class MjxEnv(Env):
         As in the host form, a step gives the sensor values before it, so one more step is taken than asked
         for: this compiles the model once instead of twice.
         """
-        hold, substeps = self.spec.hold, self.world.substeps
-        ctrl = self.world.command(action, jnp)
+        world, hold, substeps = self.world, self.spec.hold, self.world.substeps
+        ctrl, model = world.command(action, jnp), self._model_of(physics)
+        late = dynamics.late(world, physics, jnp) if world.randomised else 0
 
-        def advance(data: mjx.Data, _: None) -> tuple[mjx.Data, tuple[jax.Array, ...]]:
+        def advance(data: mjx.Data, step: jax.Array) -> tuple[mjx.Data, tuple[jax.Array, ...]]:
+            if world.randomised:
+                data = data.replace(ctrl=jnp.where(step < late, physics[world.ctrl], ctrl))
             with jax.numpy_rank_promotion("allow"):  # MJX relies on it
-                after = mjx.step(self._model, data)
+                after = mjx.step(model, data)
             return after, (after.qpos, after.qvel, after.act, after.sensordata)
 
         start = self._place(physics).replace(ctrl=ctrl)
-        _, (qpos, qvel, act, sensordata) = jax.lax.scan(advance, start, length=hold * substeps + 1)
+        _, (qpos, qvel, act, sensordata) = jax.lax.scan(advance, start, jnp.arange(hold * substeps + 1))
         ends = (jnp.arange(hold) + 1) * substeps
         steps = jnp.rint(physics[0] / self.spec.control_dt) + 1 + jnp.arange(hold)
-        held = jnp.tile(ctrl[None], (hold, 1))
+        held = jnp.tile(jnp.concatenate([ctrl, physics[world.dynamics]])[None], (hold, 1))
         parts = [steps[:, None] * self.spec.control_dt, qpos[ends - 1], qvel[ends - 1], act[ends - 1], held]
         return jnp.concatenate(parts, axis=1), sensordata[ends]
 
@@ -106,9 +127,16 @@ class MjxEnv(Env):
             ctrl=physics[world.ctrl],
         )
 
+    def _model_of(self, physics: jax.Array) -> mjx.Model:
+        """The model under the parameters of one world's episode."""
+        if not self.world.randomised:
+            return self._model
+        changed = dynamics.fields(self._nominal, self.world.base, physics[self.world.dynamics], jnp)
+        return self._model.tree_replace(changed)
+
     def _sense_one(self, physics: jax.Array) -> jax.Array:
         with jax.numpy_rank_promotion("allow"):
-            return mjx.forward(self._model, self._place(physics)).sensordata
+            return mjx.forward(self._model_of(physics), self._place(physics)).sensordata
 
     def _read(self, physics: jax.Array, sensordata: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return self.world.read(physics, sensordata, jnp)
@@ -117,7 +145,7 @@ class MjxEnv(Env):
         state, path = jax.vmap(jax.vmap(self._read))(states, sensordata)
         return Timestep(
             physics=states[:, -1],
-            obs={"state": state[:, -1]},
+            obs={"state": dynamics.noisy(self.world, state[:, -1], states[:, -1], jnp)},
             quantities={name: value[:, -1] for name, value in path.items()},
             path=path,
             discount=jnp.ones(len(states)),

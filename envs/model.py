@@ -2,7 +2,8 @@
 
 Observations and named quantities are slices and closed forms of the physics vector and of MuJoCo's sensors.
 They are written once against an array namespace (numpy or jax.numpy), so the host and MJX forms of a world
-cannot disagree on what a name means. A physics vector is (time, qpos, qvel, act, ctrl).
+cannot disagree on what a name means. A physics vector is (time, qpos, qvel, act, ctrl), and behind them, where the
+world is randomised, the parameters of the episode (`envs.randomise`).
 """
 
 import dataclasses
@@ -15,10 +16,11 @@ from typing import Any, NamedTuple
 import mujoco
 import numpy as np
 
-from embodied.deploy.contract import Term
+from embodied.deploy.contract import Term, frame_width
 from embodied.deploy.observation import apply, scaled
 from embodied.rewards import Task
 from embodied.types import EnvSpec, InputError, Quantity
+from envs.randomise import COLUMNS, NOMINAL, Randomisation
 from envs.readings import check_terms, columns
 
 SENSORS = {  # what `add_sensors` can add, all in the world frame
@@ -88,6 +90,8 @@ class WorldModel:
     start: Callable[[np.random.Generator, int], np.ndarray]  # -> qpos [count, nq]; velocities start at zero
     settle: int = 0  # physics steps without control between `start` and the beginning of an episode
     episode_length: int = 1000  # control steps
+    randomise: Randomisation = Randomisation()
+    push: float = 0.5  # m/s, velocity change of the base that a push of strength 1 stays below
 
     def __post_init__(self) -> None:
         if not 1 <= self.hold <= self.episode_length:
@@ -128,6 +132,31 @@ class WorldModel:
         return slice(self.act.stop, self.act.stop + self.model.nu)
 
     @functools.cached_property
+    def randomised(self) -> bool:
+        """Whether episodes have parameters of their own."""
+        return self.randomise != Randomisation()
+
+    @functools.cached_property
+    def noise(self) -> np.ndarray:
+        """Largest noise [O] of each observation component, from its term."""
+        parts = []
+        for term, where in zip(self.observation, self._columns, strict=True):
+            width = frame_width(term, len(where))
+            scale = np.array(term.scale or (1.0,))
+            parts.append(np.broadcast_to(np.array(term.noise or (0.0,)) * np.abs(scale), (width,)))
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def dynamics(self) -> slice:
+        """Where the parameters of the episode lie; empty where the world is not randomised."""
+        return slice(self.ctrl.stop, self.ctrl.stop + self.randomised * len(COLUMNS))
+
+    @functools.cached_property
+    def base(self) -> int:
+        """The body that the first joint moves."""
+        return int(self.model.dof_bodyid[0])
+
+    @functools.cached_property
     def joints(self) -> dict[str, tuple[int, int]]:
         """Columns of position and velocity of every hinge and slide joint."""
         scalar = np.flatnonzero(self.model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE))
@@ -153,6 +182,25 @@ class WorldModel:
         centre, half = self.actuator_range
         return centre + half * numpy.clip(action, -1, 1)
 
+    def complete(self, physics: Any, numpy: ModuleType) -> Any:
+        """Physics vectors [..., P] of this world, randomised or not, with the columns that this one has.
+
+        Parameters that are missing are nominal, those of a world that is not randomised are left out. Raises
+        InputError for vectors of another length.
+        """
+        plain, given = self.ctrl.stop, physics.shape[-1]
+        if given == self.dynamics.stop:
+            return physics
+        if given == plain:
+            nominal = numpy.broadcast_to(numpy.asarray(NOMINAL, physics.dtype), (*physics.shape[:-1], len(COLUMNS)))
+            return numpy.concatenate([physics, nominal], axis=-1)
+        if given == plain + len(COLUMNS):
+            return physics[..., :plain]
+        raise InputError(
+            f"physics: a vector of world '{self.name}' has {plain} numbers, or {plain + len(COLUMNS)} with the "
+            f"parameters of its episode, got {given}"
+        )
+
     def read(self, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, dict[str, Any]]:
         """Observation vector [..., O] and named quantities of physics states, in their own precision."""
         reading = Reading(self, numpy, physics, sensordata)
@@ -161,7 +209,7 @@ class WorldModel:
     def observe(self, reading: Reading) -> Any:
         """The observation vector [..., O] of a reading."""
         numpy, parts = reading.numpy, []
-        everything = numpy.concatenate([reading.physics, reading.sensordata], axis=-1)
+        everything = numpy.concatenate([reading.physics[..., : self.ctrl.stop], reading.sensordata], axis=-1)
         for term, where in zip(self.observation, self._columns, strict=True):
             values = everything[..., where]
             values = values - np.array(term.offset) if term.offset else values
@@ -185,8 +233,9 @@ class WorldModel:
             hold=self.hold,
             episode_length=self.episode_length,
             quantities=self.quantities,
-            physics=self.ctrl.stop,
+            physics=self.dynamics.stop,
             jittable=jittable,
+            lengths=(self.ctrl.stop, self.ctrl.stop + len(COLUMNS)),
         )
 
     def tasks(self) -> dict[str, Task]:
@@ -196,14 +245,19 @@ class WorldModel:
 
 
 class Compiled(NamedTuple):
-    """A model, and the self-contained text that gives it again (to the six digits that MuJoCo writes)."""
+    """A model and what it was compiled from."""
 
     model: mujoco.MjModel
-    xml: str
+    spec: mujoco.MjSpec
+
+    @property
+    def xml(self) -> str:
+        """A self-contained text that gives the model again, to the six digits that MuJoCo writes."""
+        return self.spec.to_xml()
 
 
 def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> Compiled:
-    """The compiled model, and its text, with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
+    """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
     Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image.
     """
@@ -211,12 +265,24 @@ def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, 
     for body, kinds in sensors.items():
         for kind in kinds:
             spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[kind], objtype=_frame_of(kind), objname=body)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*settotalmass.*")  # in dm_control's own cheetah
-        model, text = spec.compile(), spec.to_xml()
+    model = _compile(spec)
     model.vis.quality.shadowsize = 0
     model.vis.quality.offsamples = 0
-    return Compiled(model, text)
+    return Compiled(model, spec)
+
+
+def without_textures(source: Compiled) -> mujoco.MjModel:
+    """The model with all its textures a single pixel, for copies: textures are 99 % of a model's memory."""
+    spec = source.spec.copy()
+    for texture in spec.textures:
+        texture.builtin, texture.file, texture.width, texture.height = mujoco.mjtBuiltin.mjBUILTIN_FLAT, "", 1, 1
+    return _compile(spec)
+
+
+def _compile(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*settotalmass.*")  # in dm_control's own cheetah
+        return spec.compile()
 
 
 def _frame_of(kind: str) -> mujoco.mjtObj:

@@ -15,6 +15,7 @@ from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
 from envs.forms import build
 from envs.model import Reading, WorldModel, compile_model
+from envs.randomise import Randomisation
 
 ROOMS = {  # signs of x and y
     "top_left": (-1, 1),
@@ -26,8 +27,8 @@ CLEARANCE = 0.02  # from the wall axes to the ball's centre at a start: half the
 REACH = 0.29  # furthest that the ball's centre can be from an axis
 
 OBSERVATION = (
-    Term("position", ("joint_position/x", "joint_position/y"), "m", "world"),
-    Term("velocity", ("joint_velocity/x", "joint_velocity/y"), "m/s", "world"),
+    Term("position", ("joint_position/x", "joint_position/y"), "m", "world", noise=(0.005,)),
+    Term("velocity", ("joint_velocity/x", "joint_velocity/y"), "m/s", "world", noise=(0.01,)),
 )
 QUANTITIES = {
     "x": Quantity((), "m", "position to the right of the centre"),
@@ -43,7 +44,15 @@ QUANTITIES = {
 }
 
 
-def make(name: str, form: str = "host", *, hold: int = 10, threads: int | None = None, start: str = "anywhere") -> Env:
+def make(
+    name: str,
+    form: str = "host",
+    *,
+    hold: int = 10,
+    threads: int | None = None,
+    start: str = "anywhere",
+    randomise: str | Randomisation = "none",
+) -> Env:
     """The point maze; `start` is "anywhere" or the name of the room in which episodes begin."""
     if start != "anywhere" and start not in ROOMS:
         raise InputError(f"unknown start '{start}' of world '{name}'; {nearest(start, ['anywhere', *ROOMS])}")
@@ -58,8 +67,9 @@ def make(name: str, form: str = "host", *, hold: int = 10, threads: int | None =
         observation=OBSERVATION,
         measure=_measure,
         start=lambda generator, count: _start(generator, count, start),
+        push=0.05,  # half of the ball's top speed
     )
-    return build(world, form, threads)
+    return build(world, form, threads, randomise)
 
 
 def _start(generator: np.random.Generator, count: int, start: str) -> np.ndarray:

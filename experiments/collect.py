@@ -26,10 +26,11 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     Raises InputError where `out` already holds one, and NonFiniteError where the explorer diverges.
     """
     starts = [{"start": start} for start in config.starts] or [{}]
-    worlds = [make_env(config.world, config.hold, **options) for options in starts]
+    worlds = [make_env(config.world, config.hold, config.randomise, **options) for options in starts]
     env = worlds[0]
     batches = _noise(config, worlds) if config.explorer == "noise" else _rnd(config, worlds)
-    metadata = {"world": config.world, "options": {"hold": env.spec.hold}, "collector": dataclasses.asdict(config)}
+    options = world_options(env, config.randomise)
+    metadata = {"world": config.world, "options": options, "collector": dataclasses.asdict(config)}
     metadata["seed"] = config.seed
     started, done = time.perf_counter(), 0
     with store.Writer(out, f"{config.world}_{config.explorer}", metadata) as writer:
@@ -44,9 +45,16 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     return out
 
 
-def make_env(world: str, hold: int | None, **options: Any) -> Any:
+def make_env(world: str, hold: int | None, randomise: str = "none", **options: Any) -> Any:
     """The host form of a world, with its own default for `hold` where that is None."""
-    return envs.make(world, **options, **({} if hold is None else {"hold": hold}))
+    given = {} if hold is None else {"hold": hold}
+    given |= {} if randomise == "none" else {"randomise": randomise}
+    return envs.make(world, **options, **given)
+
+
+def world_options(env: Env, randomise: str) -> dict[str, Any]:
+    """What a dataset or a policy remembers of its world; nothing of a randomisation means that there is none."""
+    return {"hold": env.spec.hold} | ({} if randomise == "none" else {"randomise": randomise})
 
 
 def _noise(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from embodied.policy import Policy, load
-from embodied.types import InputError, nearest
+from embodied.types import Env, InputError, nearest
 from experiments.collect import make_env
 
 MODELS = Path(__file__).resolve().parent / "models"
@@ -15,12 +15,21 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(MODELS.glob("*/config.json"))}
 
 
-def resolve(name: str) -> tuple[Policy, Any]:
-    """The policy of a shipped model or a run directory, and its world. Raises InputError naming the nearest model."""
+def resolve(name: str, randomise: str | None = None) -> tuple[Policy, Any]:
+    """The policy of a shipped model or a run directory, and its world, randomised otherwise where a level is given.
+
+    Raises InputError naming the nearest model or level.
+    """
     if Path(name).exists():
         policy = load(name)
     elif name in shipped():
         policy = load(shipped()[name])
     else:
         raise InputError(f"model: no run directory or shipped model '{name}'; {nearest(name, shipped())}")
-    return policy, make_env(policy.world, policy.options.get("hold"))
+    return policy, world_of(policy, randomise)
+
+
+def world_of(policy: Policy, randomise: str | None = None) -> Env:
+    """The world that a policy was trained in; `randomise` names another level of randomisation."""
+    level = policy.options.get("randomise", "none") if randomise is None else randomise
+    return make_env(policy.world, policy.options.get("hold"), level)

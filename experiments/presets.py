@@ -7,6 +7,7 @@ from agents import fb, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
 from embodied.train import TrainConfig
 from embodied.types import InputError
+from envs.randomise import LEVELS
 
 AgentConfig = TypeVar("AgentConfig", td_jepa.Config, fb.Config, td3.Config)
 
@@ -57,8 +58,10 @@ class Experiment(Generic[AgentConfig]):
     evaluate_every: int = 0  # updates between evaluations on all tasks; 0 = only at the end
     episodes: int = 10  # per task and evaluation
     buffer: int = 20_000  # states kept with the policy for reward prompts
+    randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
 
     def __post_init__(self) -> None:
+        check_choice("train", "randomise", self.randomise, tuple(LEVELS))
         check_ranges("train", self, EXPERIMENT_RANGES)
 
 
@@ -79,8 +82,10 @@ class Collect:
     batch_size: int = 256  # of RND updates
     hold: int | None = None  # control steps per decision; None = the world's default
     seed: int = 0
+    randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
 
     def __post_init__(self) -> None:
+        check_choice("collect", "randomise", self.randomise, tuple(LEVELS))
         check_choice("collect", "explorer", self.explorer, EXPLORERS)
         check_ranges("collect", self, COLLECT_RANGES)
         if self.episodes % self.worlds:

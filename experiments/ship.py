@@ -16,9 +16,8 @@ from embodied.policy import Buffer, Policy, load
 from embodied.promptfile import Request
 from embodied.types import Env, InputError
 from experiments import results
-from experiments.collect import make_env
 from experiments.evaluate import baselines, evaluate_tasks
-from experiments.models import MODELS
+from experiments.models import MODELS, world_of
 from experiments.prompt import predicted_return
 from experiments.report import duration
 from experiments.run_report import read_metrics
@@ -47,7 +46,7 @@ def main() -> None:
     buffer = Buffer({name: leaf[rows] for name, leaf in policy.buffer.obs.items()}, policy.buffer.physics[rows])
     params = {name: group for name, group in policy.params.items() if name not in chosen.without}
     policy = dataclasses.replace(policy, params=params, buffer=buffer)
-    env = make_env(policy.world, policy.options.get("hold"))
+    env = world_of(policy)
     check_answers(policy, env)
     columns = {"zero-shot": evaluate_tasks(policy, env, chosen.episodes)} | baselines(policy, env, chosen.episodes)
     scores = {

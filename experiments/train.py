@@ -16,7 +16,7 @@ from embodied.policy import Buffer, Policy
 from embodied.train import Hook, train
 from embodied.types import Env, InputError, Run, Spec, nearest
 from experiments import results
-from experiments.collect import load_data, make_env
+from experiments.collect import load_data, make_env, world_options
 from experiments.evaluate import evaluate_tasks, task_features
 from experiments.online import make_source
 from experiments.presets import Experiment
@@ -33,7 +33,7 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
 
     Raises InputError for data of another world, or an `out` that holds another experiment.
     """
-    env = make_env(experiment.world, experiment.hold)
+    env = make_env(experiment.world, experiment.hold, experiment.randomise)
     episodes, metadata = load_data(data, experiment.world)
     hold = metadata.get("options", {}).get("hold")
     if hold != env.spec.hold:
@@ -41,7 +41,9 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
             f"data: was collected with hold={hold}, the experiment has {env.spec.hold}; pass --hold to one of the two"
         )
     stored = dataset.from_episodes(episodes)
-    if experiment.evaluate_every and not stored.steps.physics.shape[1]:
+    if stored.steps.physics.shape[1]:
+        stored = stored.replace(steps=stored.steps.replace(physics=env.complete(stored.steps.physics)))
+    elif experiment.evaluate_every:
         raise InputError("evaluate_every: rewards of tasks need data with physics vectors, this data has none")
     if experiment.task:
         stored = relabel(stored, env, experiment.task)
@@ -55,7 +57,8 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     def policy_of(run: Run) -> Policy:
         params = jax.device_get(run.agent.params)
         buffer = _buffer(experiment, stored, run)
-        return Policy(name, experiment.agent, spec, experiment.world, {"hold": env.spec.hold}, params, buffer)
+        options = world_options(env, experiment.randomise)
+        return Policy(name, experiment.agent, spec, experiment.world, options, params, buffer)
 
     finished = train(
         agent,

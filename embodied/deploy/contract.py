@@ -52,7 +52,7 @@ class Term:
     scale: tuple[float, ...] = ()  # multiplied in the graph, one number or one per component; empty: 1
     clip: float | None = None  # components are kept within +-clip
     clip_before_scale: bool = False
-    noise: float = 0.0  # half width of the uniform noise in training, in `unit`
+    noise: tuple[float, ...] = ()  # half width of uniform noise in training, one number or one per component; none
     history: History = History()
     estimated: bool = False  # may read what no sensor of a robot gives
 
@@ -185,7 +185,12 @@ def term_width(contract: Contract, term: Term) -> int:
     """Components of one frame of a term."""
     if term.source == (LAST_ACTION,):
         return len(contract.action.names)
-    return 3 if term.function == "projected_gravity" else len(source_columns(contract, term))
+    return frame_width(term, len(source_columns(contract, term)))
+
+
+def frame_width(term: Term, sources: int) -> int:
+    """Components of one frame of a term that reads so many numbers."""
+    return 3 if term.function == "projected_gravity" else sources
 
 
 def check(contract: Contract) -> None:
@@ -229,8 +234,9 @@ def _check_term(contract: Contract, term: Term) -> None:
         raise InputError(
             f"observation: offset of term '{term.name}' must have {sources} numbers, got {len(term.offset)}"
         )
-    if len(term.scale) not in (0, 1, width):
-        raise InputError(f"observation: scale of term '{term.name}' must have 1 or {width} numbers")
+    for field in ("scale", "noise"):
+        if len(getattr(term, field)) not in (0, 1, width):
+            raise InputError(f"observation: {field} of term '{term.name}' must have 1 or {width} numbers")
     if term.history.length < 1:
         raise InputError(f"observation: history of term '{term.name}' must have length 1 or more")
 

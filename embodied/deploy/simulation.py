@@ -130,8 +130,9 @@ def _place(model: Any, reading: Reading) -> tuple[str, slice]:
 
 
 def _noise_width(contract: Contract) -> np.ndarray:
-    """Half width of the noise of each reading [R], from the terms that read it."""
+    """Half width of the noise of each reading [R], from the terms that pass it on as it is."""
     width = np.zeros(sum(reading.size for reading in contract.readings))
     for term in contract.observation.terms:
-        width[source_columns(contract, term)] = term.noise
+        if term.function == "identity" and term.noise:
+            width[source_columns(contract, term)] = term.noise
     return width

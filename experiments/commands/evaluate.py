@@ -22,6 +22,7 @@ class Arguments:
     reward: str | None = None  # prompt with this text and score on it
     episodes: int = 10
     inference: Literal["plain", "ridge", "softmax"] = "plain"  # see docs/prompting.md
+    randomise: str | None = None  # level of domain randomisation, see docs/randomisation.md; default: as in training
     out: Path | None = None  # JSON file for the numbers
 
 
@@ -32,7 +33,9 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"episodes: must be at least 1, got {chosen.episodes}")
     if chosen.prompt is not None and chosen.reward is not None:
         raise InputError("evaluate: give --prompt or --reward, not both")
-    policy, env = resolve(chosen.model)
+    policy, env = resolve(chosen.model, chosen.randomise)
+    if chosen.randomise is not None:
+        print(f"world {policy.world}, randomised: {chosen.randomise}")
     if chosen.prompt is None and chosen.reward is None:
         evaluate.run(policy, env, chosen.episodes, chosen.inference, chosen.out)
         return

@@ -8,7 +8,6 @@ from pathlib import Path
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from embodied.export.onnx_graph import to_onnx
 
 from embodied.deploy import bundle as layout
 from embodied.deploy import contract as contracts
@@ -29,6 +28,7 @@ from embodied.deploy.contract import (
 from embodied.deploy.observation import Assembler
 from embodied.deploy.robot import Order
 from embodied.deploy.simulation import Simulation
+from embodied.export.onnx_graph import to_onnx
 
 JOINTS = ("left_hip", "right_hip")
 XML = """
@@ -77,7 +77,7 @@ def contract(order: tuple[str, ...] = JOINTS, **safety) -> Contract:
         ),
         observation=Observation(
             (
-                Term("position", each("joint_position"), "rad", "joint", offset=(0.1, 0.1), noise=0.01),
+                Term("position", each("joint_position"), "rad", "joint", offset=(0.1, 0.1), noise=(0.01,)),
                 Term("velocity", each("joint_velocity"), "rad/s", "joint", scale=(0.05,), clip=4.0),
                 Term("gravity", ("sensor/orientation",), "1", "body", "projected_gravity"),
                 Term("rate", ("sensor/gyro",), "rad/s", "body", scale=(0.25,), history=past),

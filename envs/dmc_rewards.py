@@ -1,0 +1,37 @@
+"""The tasks of the dm_control worlds as reward texts: world -> task -> (text, one line about it)."""
+
+WALKER_STAND = (
+    "standing = tolerance(torso_height, 1.2, inf, 0.6); upright = (1 + torso_upright) / 2; "
+    "stand = (3*standing + upright) / 4"
+)
+WALKER_MOVE = "move = tolerance(torso_velocity_x, {0}, inf, {1}, linear, 0.5); stand * (5*move + 1) / 6"
+CHEETAH_MOVE = "tolerance({sign}torso_velocity_x, {speed}, inf, {speed}, linear, 0)"
+QUADRUPED_STAND = "upright = tolerance(torso_upright, 1, inf, 2, linear, 0)"
+QUADRUPED_MOVE = "move = tolerance(torso_velocity_x, {0}, inf, {0}, linear, 0.5); upright * move"
+
+REWARDS = {
+    "walker": {
+        "stand": (f"{WALKER_STAND}; stand", "stand upright with the torso at 1.2 m"),
+        "walk": (f"{WALKER_STAND}; {WALKER_MOVE.format(1, 0.5)}", "stand and move forward at 1 m/s or more"),
+        "run": (f"{WALKER_STAND}; {WALKER_MOVE.format(8, 4)}", "stand and move forward at 8 m/s or more"),
+        "spin": (
+            f"{WALKER_STAND}; spin = tolerance(angular_momentum_y, 5, inf, 5, linear, 0); stand * (5*spin + 1) / 6",
+            "turn heels over head, forwards",
+        ),
+    },
+    "cheetah": {
+        "walk": (CHEETAH_MOVE.format(sign="", speed=2), "move forward at 2 m/s or more"),
+        "walk_backward": (CHEETAH_MOVE.format(sign="-", speed=2), "move backward at 2 m/s or more"),
+        "run": (CHEETAH_MOVE.format(sign="", speed=10), "move forward at 10 m/s or more"),
+        "run_backward": (CHEETAH_MOVE.format(sign="-", speed=10), "move backward at 10 m/s or more"),
+    },
+    "quadruped": {
+        "stand": (f"{QUADRUPED_STAND}; upright", "keep the torso upright"),
+        "walk": (f"{QUADRUPED_STAND}; {QUADRUPED_MOVE.format(0.5)}", "upright, forward at 0.5 m/s or more"),
+        "run": (f"{QUADRUPED_STAND}; {QUADRUPED_MOVE.format(5)}", "upright, forward at 5 m/s or more"),
+        "jump": (
+            f"{QUADRUPED_STAND}; high = tolerance(torso_height, 1, inf, 0.5, linear, 0); upright * high",
+            "upright, with the torso at 1 m or more",
+        ),
+    },
+}
