@@ -79,21 +79,29 @@ def pushed(world: WorldModel, physics: Any, numpy: ModuleType) -> Any:
     A push changes each linear velocity of the base by up to the world's `push` times the level's, either way. Times
     between pushes are whole control steps.
     """
-    ranges, model = world.randomise, world.model
-    kind = model.jnt_type[model.dof_jntid]
-    free = (kind == int(mujoco.mjtJoint.mjJNT_FREE)) & (np.arange(model.nv) - model.jnt_dofadr[model.dof_jntid] < 3)
-    linear = (model.dof_bodyid == world.base) & (free | (kind == int(mujoco.mjtJoint.mjJNT_SLIDE)))
-    if not ranges.push or not linear.any():
+    ranges = world.randomise
+    if not ranges.push:
         return physics
     low, high = (max(1, round(seconds / world.control_dt)) for seconds in ranges.push_every)
     seed, step = _clock(world, physics, numpy)
     share = uniforms(seed, numpy.zeros_like(seed), INTERVALS, -(-world.episode_length // low), numpy)
     moments = numpy.cumsum(low + numpy.floor(share * np.float32(high - low + 1)), axis=1)
     due = ((moments >= step[:, None]) & (moments < step[:, None] + world.hold)).any(axis=1) & (seed > 0)
-    largest = ranges.push * world.push * linear
-    change = largest[None] * (2 * uniforms(seed, step, PUSHES, model.nv, numpy) - 1)
+    largest = ranges.push * world.push * _linear(world)
+    change = largest[None] * (2 * uniforms(seed, step, PUSHES, len(largest), numpy) - 1)
     velocity = physics[:, world.qvel] + numpy.where(due[:, None], change, 0.0)
     return numpy.concatenate([physics[:, : world.qvel.start], velocity, physics[:, world.qvel.stop :]], axis=1)
+
+
+def _linear(world: WorldModel) -> np.ndarray:
+    """Which velocities [nv] are linear ones of the base."""
+    model = world.model
+    joint = model.dof_jntid
+    free = (model.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_FREE)) & (
+        np.arange(model.nv) < model.jnt_dofadr[joint] + 3
+    )
+    slide = model.jnt_type[joint] == int(mujoco.mjtJoint.mjJNT_SLIDE)
+    return (model.dof_bodyid == world.base) & (free | slide)
 
 
 def late(world: WorldModel, physics: Any, numpy: ModuleType) -> Any:

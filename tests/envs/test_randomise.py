@@ -1,5 +1,9 @@
 """Parameters of an episode are data: drawn by a hash, exact, seen by no one where a world is not randomised."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,3 +120,12 @@ def test_unknown_levels_and_vectors_of_another_world_are_refused():
     for env in (made(), sled()):
         with pytest.raises(InputError, match=r"a vector of world 'sled' has 11 numbers, or 20 with .* got 12"):
             env.reset_to(np.zeros((2, 12)))
+
+
+def test_table_of_levels_on_the_page_is_the_one_of_the_code():
+    page = Path(__file__).resolve().parents[2].joinpath("docs/randomisation.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \|", page, re.MULTILINE)
+    levels = [dataclasses.asdict(LEVELS[name]) for name in ("standard", "hard")]
+    assert shown == [(field, *(str(level[field]) for level in levels)) for field in levels[0]]
+    listed = re.search(r"physics vector: (.*?)\.", page, re.DOTALL)
+    assert tuple(re.findall(r"`(\w+)`", listed[1])) == COLUMNS
