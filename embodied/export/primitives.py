@@ -3,7 +3,8 @@
 The functions return the operand that stands for the result (a list of them for `split` and `optimization_barrier`).
 `BROADCASTING` ones take operands whose axes of length 1 may stand for longer ones, as NumPy does, and may return such
 an operand; so a broadcast bias costs no node. `EXACT` ones take and return operands of exactly the equation's shapes.
-Operands that are all constant never come here.
+Operands that are all constant never come here. A number that is not finite goes through as in JAX, except that the
+reductions of some runtimes (onnxruntime's ReduceMax) pass over NaN.
 """
 
 import math
@@ -281,7 +282,7 @@ BROADCASTING: dict[str, Handler] = {
 EXACT: dict[str, Handler] = {
     **{name: _reduction(op) for name, op in REDUCTIONS.items()},
     **{"reduce_sum": _reduce_sum, "argmax": _argument("ArgMax"), "argmin": _argument("ArgMin")},
-    **{"reshape": _reshape, "squeeze": _reshape, "expand_dims": _reshape, "transpose": _transpose},
+    **{"reshape": _reshape, "squeeze": _reshape, "transpose": _transpose},
     **{"concatenate": _concatenate, "stack": _stack, "tile": _tile, "slice": _slice, "split": _split, "pad": _pad},
     **{"dynamic_slice": _dynamic_slice, "gather": _gather},
     **{"dot_general": dot_general, "triangular_solve": triangular_solve},

@@ -210,6 +210,23 @@ def test_outputs_may_be_inputs_constants_and_each_other():
     assert [one.name for one in model.graph.output] == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize("opset", [13, 17])
+def test_model_holds_for_the_whole_range_of_opsets(opset):
+    x = np.array([[1.0, -2.0, 0.5]], np.float32)
+    function = lambda x: (jax.nn.softmax(jax.nn.relu(x[:, ::2])), x.sum(-1))  # noqa: E731
+    model = to_onnx(function, {"x": (1, 3)}, ["weights", "sum"], opset=opset)
+    assert model.opset_import[0].version == opset
+    weights, total = run(model, x)
+    np.testing.assert_allclose(weights, np.exp([[1.0, 0.5]]) / (np.e + np.e**0.5), rtol=1e-6)
+    assert total == [-0.5]
+
+
+def test_state_that_is_not_a_number_shows_in_the_result():
+    x = np.array([[1.0, np.nan, -1.0]], np.float32)
+    (got,) = run(convert(lambda x: jnp.tanh(jax.nn.relu(jnp.clip(x, -0.5, 0.5))), x), x)
+    np.testing.assert_array_equal(np.isnan(got), [[False, True, False]])
+
+
 def test_wrong_names_and_opsets_are_refused():
     function = lambda x: (x + 1, x + 2)  # noqa: E731
     for outputs in (["a"], ["a", "a"], ["a", "x"]):
