@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "score a policy or a prompt file over episodes with intervals",
     "export": "a policy and its prompts as a bundle: embodied export walker --out bundle",
     "deploy": "run or verify a bundle: embodied deploy run bundle --prompt walk",
+    "serve": "a policy behind a WebSocket, for openpi's client and ours: embodied serve walker --prompt tall.json",
     "report": "one self-contained HTML page about a run",
     "data": "check or import datasets: embodied data check DIR",
     "list": "presets, worlds, quantities, tasks, models",

@@ -1,0 +1,65 @@
+"""`embodied serve MODEL [--prompt FILE] [--host ADDRESS --token-file FILE]`: a policy behind a WebSocket."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import tyro
+
+from embodied import promptfile
+from embodied.policy import Prompted
+from embodied.serve.access import is_loopback, read_token
+from embodied.serve.policy import PolicyServable
+from embodied.serve.server import ServeConfig, Server, serve
+from embodied.types import InputError
+from experiments.models import resolve
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Serves a policy in the message form of openpi until it is interrupted. docs/serving.md shows clients."""
+
+    model: tyro.conf.Positional[str]  # shipped model or run directory
+    prompt: tyro.conf.UseAppendAction[
+        tuple[Path, ...]
+    ] = ()  # prompt file, known by its name; repeatable, first = default
+    host: str = "127.0.0.1"  # address to listen on; any that other machines reach needs --token-file
+    port: int = 8000  # 0 = any that is free
+    token_file: Path | None = None  # with mode 0600; clients send what it holds as their API key
+    connections: int = 64  # at the same time
+
+
+def main(arguments: list[str]) -> None:
+    """Loads, compiles, and serves."""
+    chosen = tyro.cli(Arguments, args=arguments, prog="embodied serve")
+    token = None if chosen.token_file is None else read_token(chosen.token_file)
+    config = ServeConfig(chosen.host, chosen.port, token, chosen.connections)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    serve(load(chosen.model, chosen.prompt), config, announce)
+    print("stopped")
+
+
+def load(model: str, files: tuple[Path, ...]) -> PolicyServable:
+    """The policy with its prompts, each known by the name of its file. Raises InputError where two have one name."""
+    names = [file.stem for file in files]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"prompt: two files are called '{name}', by which clients ask for them; rename one")
+    policy, env = resolve(model)
+    prompts: dict[str, Prompted] = {file.stem: promptfile.load(file, policy, env)[0] for file in files}
+    return PolicyServable(policy, prompts, env.spec.control_dt)
+
+
+def announce(server: Server) -> None:
+    """Nothing; says where the server listens and what it follows."""
+    host = f"[{server.config.host}]" if ":" in server.config.host else server.config.host
+    about = server.servable.metadata
+    print(f"{about['world']}, {about['agent']} on ws://{host}:{server.port}   (Ctrl-C stops)", flush=True)
+    if about["latent"]:
+        print(f"prompts: {', '.join(about['prompts']) or 'none; a client must send a latent z'}", flush=True)
+    if not is_loopback(server.config.host):
+        print(
+            "the token crosses the network in the clear; put TLS in front, for example: "
+            f"caddy reverse-proxy --from NAME --to 127.0.0.1:{server.port}  (and serve on 127.0.0.1)",
+            flush=True,
+        )
