@@ -9,9 +9,10 @@ Row k of a chunk is for the k-th control step after its observation was taken; a
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from websockets.exceptions import WebSocketException
@@ -44,7 +45,7 @@ class Chunk:
     def now(self, moment: float | None = None) -> np.ndarray:
         """The action for a moment, this one unless told. Raises StaleActionError behind the last row."""
         age = (time.monotonic() if moment is None else moment) - self.observed
-        row = int(age / self.control_dt)
+        row = math.floor(age / self.control_dt)
         if not 0 <= row < len(self.actions):
             horizon = len(self.actions) * self.control_dt
             raise StaleActionError(f"action: its observation is {age:.3f} s old, its horizon is {horizon:.3f} s")
@@ -69,7 +70,7 @@ class Client:
         self._open = contextlib.ExitStack()  # what `close` must end
         self._delay, self._attempt_at = FIRST_DELAY, 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Client":
         return self
 
     def __exit__(self, *_: object) -> None:

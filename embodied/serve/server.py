@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from typing import Any
 
 from websockets.asyncio import server as websockets
 from websockets.datastructures import Headers
@@ -83,7 +83,7 @@ class Server:
         shapes = {name: list(shape) for name, shape in servable.schema.items()}
         self._welcome = pack({**servable.metadata, "observation": shapes, "message_bytes": self.message_bytes})
 
-    async def __aenter__(self) -> Self:
+    async def __aenter__(self) -> "Server":
         config = self.config
         self._inference = Inference(self.servable)
         self._listener = websockets.serve(
