@@ -176,6 +176,7 @@ def stall(address: str, message: bytes, rate: float, connected: Any) -> None:
                 while True:
                     connection.send(message)
                     time.sleep(1 / rate)
+        time.sleep(1 / rate)
 
 
 def summarise(samples: Samples) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -20,9 +21,11 @@ class Arguments:
     """Serves a policy in the message form of openpi until it is interrupted. docs/serving.md shows clients."""
 
     model: tyro.conf.Positional[str]  # shipped model or run directory
-    prompt: tyro.conf.UseAppendAction[
-        tuple[Path, ...]
-    ] = ()  # prompt file, known by its name; repeatable, first = default
+    prompt: Annotated[
+        tuple[Path, ...],
+        tyro.conf.UseAppendAction,
+        tyro.conf.arg(help="prompt file, which clients ask for by its name without .json; the first is the default"),
+    ] = ()
     host: str = "127.0.0.1"  # address to listen on; any that other machines reach needs --token-file
     port: int = 8000  # 0 = any that is free
     token_file: Path | None = None  # with mode 0600; clients send what it holds as their API key
