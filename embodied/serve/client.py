@@ -10,6 +10,8 @@ Row k of a chunk is for the k-th control step after its observation was taken; a
 import contextlib
 import dataclasses
 import math
+import socket
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from embodied.serve.messages import MAX_BYTES, pack, unpack
+from embodied.serve.messages import MAX_BYTES, MessageError, pack, unpack
 from embodied.types import InputError
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds between attempts to connect, doubled after each
@@ -79,8 +81,8 @@ class Client:
     def infer(self, observation: Mapping[str, Any], observed: float | None = None) -> Chunk:
         """The actions for an observation that was taken at `observed` (time.monotonic(); now unless told).
 
-        Raises TimeoutError after `timeout` seconds, ConnectionError without a connection, and ServerError where the
-        server refuses; only the last keeps the connection.
+        Raises TimeoutError where no answer comes within `timeout` seconds, ConnectionError without a connection that
+        works, and ServerError where the server refuses; only the last keeps the connection.
         """
         begun = time.monotonic()
         deadline = begun + self.timeout
@@ -92,6 +94,9 @@ class Client:
             if isinstance(answer, str):
                 raise ServerError(answer)
             content = unpack(answer)
+            actions = content.get("actions")
+            if not isinstance(actions, np.ndarray) or actions.ndim != 2 or not np.isfinite(actions).all():
+                raise MessageError("answer: 'actions' must be a finite array [H, A]")
         except TimeoutError:
             self._break()  # its answer, if it still comes, must not pass for the next one
             raise TimeoutError(f"no answer from {self.address} within {self.timeout:g} s") from None
@@ -99,7 +104,7 @@ class Client:
             self._break()
             raise ConnectionError(f"the connection to {self.address} broke ({error})") from error
         taken = begun if observed is None else observed
-        return Chunk(content["actions"], taken, self._step_seconds(), content.get("server_timing", {}))
+        return Chunk(actions, taken, self._step_seconds(), content.get("server_timing", {}))
 
     def close(self) -> None:
         """Nothing; ends the connection."""
@@ -122,6 +127,8 @@ class Client:
                 close_timeout=CLOSE_SECONDS,
             )
             connection = self._open.enter_context(opening)
+            # Only receiving has a timeout of its own; a full socket would hold up sending for good.
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(self.timeout))
             welcome = connection.recv(max(0.0, deadline - time.monotonic()))
             if isinstance(welcome, str):
                 raise ServerError(welcome)
@@ -145,3 +152,9 @@ class Client:
                 f"control_dt: {self.address} does not say how long a row of actions holds; pass control_dt"
             )
         return float(seconds)
+
+
+def _timeval(seconds: float) -> bytes:
+    """A duration as the system's `struct timeval`."""
+    whole = int(seconds)
+    return struct.pack("ll", whole, int(1e6 * (seconds - whole)))

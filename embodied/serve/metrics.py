@@ -8,7 +8,7 @@ BUCKETS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.
 
 ERRORS = ("message", "observation", "internal")
 DROPPED = ("replaced", "deadline")
-REFUSED = ("token", "path", "full")
+REFUSED = ("token", "origin", "path", "full")
 # counter -> (label, its values, help); shown from the first request on, zeros included
 COUNTERS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "connections_total": ("", (), "Connections since the start."),

@@ -86,30 +86,28 @@ class Server:
     async def __aenter__(self) -> "Server":
         config = self.config
         self._inference = Inference(self.servable)
-        self._listener = websockets.serve(
-            self._attend,
-            config.host,
-            config.port,
-            process_request=self._admit,
-            create_connection=functools.partial(_Connection, self),
-            origins=[None],  # a browser says which page asks: no page may
-            compression=None,
-            max_size=self.message_bytes,
-            max_queue=1,
-            write_limit=SEND_BYTES,
-            open_timeout=OPEN_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-            server_header=None,
-            logger=_QUIET,
-        )
         try:
-            listening = await self._listener
+            self._listener = await websockets.serve(
+                self._attend,
+                config.host,
+                config.port,
+                process_request=self._admit,
+                create_connection=functools.partial(_Connection, self),
+                compression=None,
+                max_size=self.message_bytes,
+                max_queue=1,
+                write_limit=SEND_BYTES,
+                open_timeout=OPEN_SECONDS,
+                close_timeout=CLOSE_SECONDS,
+                server_header=None,
+                logger=_QUIET,
+            )
         except OSError as error:
             self._inference.stop()
             raise InputError(
                 f"port: {config.host}:{config.port} cannot be listened on ({error.strerror}); choose another"
             ) from None
-        self.port = next(iter(listening.sockets)).getsockname()[1]
+        self.port = next(iter(self._listener.sockets)).getsockname()[1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -124,6 +122,8 @@ class Server:
             return connection.respond(200, "OK\n")
         if not permits(self.config.token, handshake.headers.get_all("Authorization")):
             return self._refuse(connection, "token", 401, "send 'Authorization: Api-Key TOKEN'\n")
+        if "Origin" in handshake.headers:
+            return self._refuse(connection, "origin", 403, "pages in a browser may not connect\n")
         if path == "/metrics":
             return _plain(connection.respond(200, self.metrics.text()))
         if path != "/":

@@ -1,6 +1,10 @@
 """Our client: no call outlasts its time, no action outlives its horizon, and a broken connection is made again."""
 
+import base64
+import hashlib
+import re
 import socket
+import threading
 import time
 
 import numpy as np
@@ -85,6 +89,37 @@ def test_broken_connection_is_made_again_after_a_delay_that_doubles(monkeypatch)
         time.sleep(0.11)
         with running(Doubler(), ServeConfig(port=port)):
             assert client.infer({"state": STATE}).actions[0, 3] == 0
+
+
+def test_call_ends_in_time_where_the_server_stops_reading():
+    def greet_and_fall_silent():
+        link, _ = listener.accept()
+        key = re.search(rb"Sec-WebSocket-Key: (\S+)", link.recv(4096))[1]
+        accepted = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        head = (
+            b"HTTP/1.1 101 .\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n"
+            % accepted
+        )
+        link.sendall(head + b"\x82\x01\x80")  # one frame: an empty map
+        silent.append(link)
+
+    silent = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=greet_and_fall_silent, daemon=True).start()
+        with Client(f"ws://127.0.0.1:{listener.getsockname()[1]}", timeout=0.3) as client:
+            begun = time.monotonic()
+            with pytest.raises((TimeoutError, ConnectionError)):
+                client.infer({"image": np.zeros(15 * 2**20, np.uint8)})
+            assert time.monotonic() - begun < 5
+        silent[0].close()
+
+
+@pytest.mark.parametrize("actions", [None, 1.0, np.zeros(3), np.full((1, 3), np.nan)])
+def test_answer_without_finite_actions_is_never_given_out(actions, monkeypatch):
+    with running(Doubler(), ANY_PORT) as server, Client(address(server)) as client:
+        monkeypatch.setattr(clients, "unpack", lambda data: {"actions": actions, "control_dt": 0.02})
+        with pytest.raises(ConnectionError, match=r"'actions' must be a finite array \[H, A\]"):
+            client.infer({"state": STATE})
 
 
 def test_wrong_token_is_a_connection_error():
