@@ -1,6 +1,7 @@
 """`embodied serve MODEL [--prompt FILE] [--host ADDRESS --token-file FILE]`: a policy behind a WebSocket."""
 
 import dataclasses
+import gc
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +39,9 @@ def main(arguments: list[str]) -> None:
     token = None if chosen.token_file is None else read_token(chosen.token_file)
     config = ServeConfig(chosen.host, chosen.port, token, chosen.connections)
     logging.basicConfig(format="%(asctime)s %(message)s")
-    serve(load(chosen.model, chosen.prompt), config, announce)
+    servable = load(chosen.model, chosen.prompt)
+    gc.freeze()  # what is loaded stays; a collection that looks through it would hold all clients up for 0.1 s
+    serve(servable, config, announce)
     print("stopped")
 
 

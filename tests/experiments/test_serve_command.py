@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +21,10 @@ from embodied.types import InputError
 from experiments import cli
 from experiments.bench import serve as bench
 from experiments.commands import serve as command
-from tests.conftest import ROOT
 from tests.embodied import toys
 from tests.embodied.served import ANY_PORT, Doubler
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,7 @@ def test_command_serves_prompts_by_name_until_it_is_told_to_stop(files, monkeypa
     monkeypatch.setattr(
         command, "announce", lambda server: (announce(server), threading.Thread(target=ask, args=[server]).start())
     )
+    monkeypatch.setattr(command.gc, "freeze", lambda: None)  # which would outlast this test
     cli.main(["serve", "toy", "--prompt", str(files[0]), "--prompt", str(files[1]), "--port", "0"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("adder, fb on ws://127.0.0.1:")
