@@ -49,6 +49,11 @@ class Bundle:
         check_latent(self.contract, z, f"prompt '{name}'")
         return z
 
+    def provenance(self, name: str) -> dict[str, Any]:
+        """Where a prompt comes from: request, hashes of model and buffer, scores. InputError as `prompt`."""
+        self.prompt(name)
+        return json.loads(str(self.arrays(f"prompts/{name}.npz")["provenance"]))
+
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """The arrays of one of the npz files."""
         if name not in self.content:

@@ -1,0 +1,40 @@
+"""`embodied sim2sim BUNDLE`: returns of a bundle in plain MuJoCo, as it is and with a robot that differs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import tyro
+
+from embodied.deploy.bundle import load
+from experiments import sim2sim
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Closes the loop of a bundle over many episodes and sets the returns beside those of the training world."""
+
+    bundle: tyro.conf.Positional[Path]
+    prompt: tuple[str, ...] = ()  # prompts of the bundle; without any all that ask for a reward
+    condition: tuple[str, ...] = tuple(sim2sim.CONDITIONS)  # nominal, late, noise, randomised, all
+    episodes: int = 100
+    video: Path | None = None  # mp4 of the first prompt, its conditions side by side
+    out: Path | None = None  # JSON file for the numbers
+
+
+def main(arguments: list[str]) -> None:
+    """Simulates and prints."""
+    chosen = tyro.cli(Arguments, args=arguments, prog="embodied sim2sim")
+    bundle = load(chosen.bundle)
+    prompts = chosen.prompt or tuple(name for name in bundle.prompts if sim2sim.is_reward(bundle, name))
+    results = sim2sim.run(bundle, prompts, chosen.condition, chosen.episodes)
+    print(sim2sim.table(bundle, results))
+    print(
+        f"IQM and 95 % bootstrap interval of {chosen.episodes} episodes; down: torso tilted over 60 degrees at the end"
+    )
+    if chosen.out:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        chosen.out.write_text(json.dumps(sim2sim.summary(bundle, results), indent=1) + "\n", encoding="utf-8")
+        print(f"wrote {chosen.out}")
+    if chosen.video and sim2sim.video(bundle, results, chosen.video):
+        print(f"wrote {chosen.video}")

@@ -1,0 +1,199 @@
+"""`embodied sim2sim`: a bundle's own runtime around its own robot in plain MuJoCo, against the evaluation in training.
+
+Every episode begins in a start state of the bundle. Conditions change what the robot is, not what the policy knows:
+orders that arrive a control step late, noisy sensors, other masses, friction, damping and motors, and all at once.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import mujoco
+import numpy as np
+
+import envs
+from embodied import statistics
+from embodied.deploy.bundle import STARTS, Bundle
+from embodied.deploy.runtime import Runtime, Tick
+from embodied.deploy.simulation import Simulation, load_model
+from embodied.evaluate import Scores
+from embodied.rewards import Task
+from embodied.types import Env, InputError, nearest
+from envs.dynamics import altered
+from envs.host import HostEnv
+from experiments.video import record
+
+LAST = 1.0  # seconds at the end of an episode during which one that has fallen is down
+
+
+@dataclasses.dataclass(frozen=True)
+class Condition:
+    """How the robot differs from the one in training."""
+
+    late: int = 0  # control steps until an order takes effect
+    noise: bool = False  # the noise that the contract declares
+    level: str = "none"  # of randomised physics
+
+
+CONDITIONS = {
+    "nominal": Condition(),
+    "late": Condition(late=1),
+    "noise": Condition(noise=True),
+    "randomised": Condition(level="standard"),
+    "all": Condition(late=1, noise=True, level="standard"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What the episodes of a prompt under a condition came to."""
+
+    scores: Scores
+    fallen: np.ndarray | None  # [episodes] bool; None in a world where nothing stands
+    stopped: tuple[str, ...]  # reasons of the runtimes that stopped by themselves
+    physics: np.ndarray  # [S, P] of the first episode, one row per control step
+
+
+def run(
+    bundle: Bundle, prompts: Sequence[str], conditions: Sequence[str], episodes: int
+) -> dict[str, dict[str, Result]]:
+    """Prompt -> condition -> result. Raises InputError for unknown names and more episodes than there are starts."""
+    for name in conditions:
+        if name not in CONDITIONS:
+            raise InputError(f"condition: unknown condition '{name}'; {nearest(name, CONDITIONS)}")
+    starts = bundle.arrays(STARTS)["physics"]
+    if not 1 <= episodes <= len(starts):
+        raise InputError(f"episodes: must be in [1, {len(starts)}], the start states of the bundle, got {episodes}")
+    env = world_of(bundle)
+    return {
+        prompt: {
+            name: one(bundle, env, task_of(bundle, env, prompt), prompt, CONDITIONS[name], starts[:episodes])
+            for name in conditions
+        }
+        for prompt in prompts
+    }
+
+
+def world_of(bundle: Bundle, level: str = "none") -> HostEnv:
+    """The world that the policy of a bundle was trained in, randomised as asked."""
+    world = bundle.manifest["world"]
+    return envs.make(world["name"], **{**world["options"], "randomise": level})
+
+
+def request_of(bundle: Bundle, prompt: str) -> dict[str, Any]:
+    """What a prompt of the bundle was inferred from: its kind and text."""
+    provenance = bundle.provenance(prompt)
+    return provenance.get("request", {"kind": "task", "text": provenance.get("task", "")})
+
+
+def is_reward(bundle: Bundle, prompt: str) -> bool:
+    """Whether a prompt has a reward to be scored on."""
+    return request_of(bundle, prompt)["kind"] in ("task", "reward")
+
+
+def task_of(bundle: Bundle, env: Env, prompt: str) -> Task:
+    """The reward that a prompt of the bundle asked for. Raises InputError for one that is no reward."""
+    request = request_of(bundle, prompt)
+    if not is_reward(bundle, prompt):
+        raise InputError(f"prompt: '{prompt}' is a goal, which has no reward to score")
+    if request["kind"] == "task":
+        return env.tasks[request["text"]]
+    return Task.of(prompt, request["text"], env.spec.quantities)
+
+
+def one(bundle: Bundle, env: Env, task: Task, prompt: str, condition: Condition, starts: np.ndarray) -> Result:
+    """The result of a prompt under a condition."""
+    model, parameters = load_model(bundle), None
+    if condition.level != "none":
+        drawn = world_of(bundle, condition.level)
+        parameters = np.asarray(drawn.reset(jax.random.key(0), len(starts)).physics)[:, drawn.world.dynamics]
+    returns, fallen, stopped, first = [], [], [], None
+    for index, start in enumerate(starts):
+        one_model = model if parameters is None else altered(model, parameters[index])
+        physics, actions, reason = episode(bundle, env, one_model, prompt, start, condition, index)
+        _, quantities = env.observe(physics)
+        before = {name: value[:-1] for name, value in quantities.items()}
+        after = {name: value[1:] for name, value in quantities.items()}
+        returns.append(float(np.sum(task(before, actions, after))))
+        if "torso_upright" in after:
+            seconds = round(LAST / env.spec.control_dt)
+            fallen.append(bool(np.median(after["torso_upright"][-seconds:]) < 0.5))
+        stopped += [reason] if reason else []
+        first = physics if first is None else first
+    assert first is not None
+    return Result(Scores(np.array(returns)), np.array(fallen) if fallen else None, tuple(stopped), first)
+
+
+def episode(
+    bundle: Bundle,
+    env: Env,
+    model: mujoco.MjModel,
+    prompt: str,
+    start: np.ndarray,
+    condition: Condition,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """(physics [S+1, P], actions [S, A], why the runtime stopped or "") at the world's control steps."""
+    spec, timing = env.spec, bundle.contract.timing
+    every = round(spec.control_dt / timing.sim_dt)
+    rows: list[np.ndarray] = []
+
+    def note(data: mujoco.MjData) -> None:
+        if round(data.time / timing.sim_dt) % every == 0:
+            rows.append(np.concatenate([[data.time], data.qpos, data.qvel, data.act, data.ctrl]))
+
+    noise = np.random.default_rng(seed) if condition.noise else None
+    delay = condition.late * timing.decimation
+    robot = Simulation(bundle.contract, model, start, delay, noise, note)
+    note(robot.data)
+    ticks: list[Tick] = []
+    seconds = spec.episode_length * spec.control_dt
+    # In simulated time an inference takes none.
+    reason = Runtime(bundle, robot, prompt, clock=lambda: 0.0).run(seconds, ticks.append)
+    robot.wait(seconds)
+    actions = np.repeat([tick.action for tick in ticks], spec.hold, axis=0)
+    held = np.minimum(np.arange(len(rows) - 1), len(actions) - 1)  # after a stop there are no more actions
+    return np.array(rows), actions[held], reason
+
+
+def table(bundle: Bundle, results: Mapping[str, Mapping[str, Result]]) -> str:
+    """A text table: return with its interval beside that of the evaluation in training, and the share that fell."""
+    lines = [
+        f"{'prompt':<14}{'condition':<13}{'return [95 %]':>22}   {'in training [95 %]':>22}   {'down at the end':>18}"
+    ]
+    for prompt, columns in results.items():
+        trained = bundle.manifest["evaluation"]["prompts"][prompt]
+        for name, result in columns.items():
+            row = result.scores.summary()
+            cells = [f"{part['iqm']:.0f} [{part['low']:.0f}, {part['high']:.0f}]" for part in (row, trained)]
+            down = "-"
+            if result.fallen is not None:
+                rate = statistics.wilson(int(result.fallen.sum()), len(result.fallen))
+                down = f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+            lines.append(f"{prompt:<14}{name:<13}{cells[0]:>22}   {cells[1]:>22}   {down:>18}")
+    return "\n".join(lines)
+
+
+def summary(bundle: Bundle, results: Mapping[str, Mapping[str, Result]]) -> dict[str, Any]:
+    """The numbers of the table, as JSON."""
+    body: dict[str, Any] = {}
+    for prompt, columns in results.items():
+        trained = bundle.manifest["evaluation"]["prompts"][prompt]
+        body[prompt] = {"in_training": trained}
+        for name, result in columns.items():
+            row: dict[str, Any] = result.scores.summary() | {"stopped": len(result.stopped)}
+            row["within_training"] = row["low"] <= trained["high"] and trained["low"] <= row["high"]
+            if result.fallen is not None:
+                rate = statistics.wilson(int(result.fallen.sum()), len(result.fallen))
+                row["down"] = {"rate": rate.value, "low": rate.low, "high": rate.high}
+            body[prompt][name] = row
+    return body
+
+
+def video(bundle: Bundle, results: Mapping[str, Mapping[str, Result]], path: Path) -> Path | None:
+    """The first episode of the first prompt under each condition, side by side; None without a renderer."""
+    env = world_of(bundle)
+    shown = [result.physics[:: env.spec.hold] for result in next(iter(results.values())).values()]
+    return record(env, np.stack(shown), "", path)
