@@ -18,9 +18,10 @@ from dm_control.suite import cheetah, common, quadruped, walker
 
 from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
+from envs.compiled import compile_model
 from envs.dmc_rewards import REWARDS
 from envs.forms import build
-from envs.model import Reading, WorldModel, compile_model
+from envs.model import Reading, WorldModel
 from envs.randomise import Randomisation
 from envs.readings import places
 

@@ -20,7 +20,8 @@ import mujoco
 import numpy as np
 
 from embodied.types import InputError
-from envs.model import WorldModel, without_textures
+from envs.compiled import without_textures
+from envs.model import WorldModel
 from envs.randomise import COLUMNS, INTERVALS, NOISE, PUSHES, uniforms
 
 LIMIT = 1024  # models kept, of about 0.1 MB each
@@ -110,14 +111,20 @@ def late(world: WorldModel, physics: Any, numpy: ModuleType) -> Any:
     return numpy.clip(numpy.rint(latency / world.model.opt.timestep), 0, world.hold * world.substeps)
 
 
-def noisy(world: WorldModel, state: Any, physics: Any, numpy: ModuleType) -> Any:
-    """Observations [E, O] as an actor sees them: with noise, uniform within the world's `noise` times the level's."""
+def noisy(world: WorldModel, frames: Any, physics: Any, numpy: ModuleType) -> Any:
+    """Frames [E, F] as an actor sees them: with noise, uniform within the world's `noise` times the level's."""
     largest = world.randomise.noise * world.noise
     if not largest.any():
-        return state
+        return frames
     seed, step = _clock(world, physics, numpy)
     error = largest[None] * (2 * uniforms(seed, step, NOISE, len(largest), numpy) - 1)
-    return state + numpy.where((seed > 0)[:, None], error, 0.0)
+    return frames + numpy.where((seed > 0)[:, None], error, 0.0)
+
+
+def seen(world: WorldModel, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, Any]:
+    """(physics vectors [E, P] that remember the frames of now, observations [E, O] as an actor sees them)."""
+    frames = noisy(world, world.frames(physics, sensordata, numpy), physics, numpy)
+    return world.memory.stored(physics, frames, numpy), world.memory.observation(physics, frames, numpy)
 
 
 def _clock(world: WorldModel, physics: Any, numpy: ModuleType) -> tuple[Any, Any]:

@@ -65,7 +65,8 @@ class HostEnv(Env):
         world, hold = self.world, self.spec.hold
         ctrl = world.command(np.asarray(action, np.float64), np)
         before = dynamics.pushed(world, self.complete(np.asarray(ts.physics, np.float64)), np)
-        start = np.concatenate([before[:, : world.ctrl.start], ctrl, before[:, world.dynamics]], axis=1)
+        older = world.memory.shifted(before, np)
+        start = np.concatenate([before[:, : world.ctrl.start], ctrl, older[:, world.ctrl.stop :]], axis=1)
         steps = hold * world.substeps
         # Entry t of a rollout holds the sensor values before its step and the state after it: one step more
         # than asked for gives the sensor values of the last state.
@@ -83,8 +84,9 @@ class HostEnv(Env):
     def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
         """Observations, with their noise, and named quantities of stored physics states."""
         physics = self.complete(np.asarray(physics, np.float64))
-        state, quantities = self.read(physics)
-        return {"state": dynamics.noisy(self.world, state, physics, np).astype(np.float32)}, quantities
+        sensordata = self.sensordata(physics)
+        _, state = dynamics.seen(self.world, physics, sensordata, np)
+        return {"state": state.astype(np.float32)}, self.world.read(physics, sensordata, np)[1]
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[np.ndarray, "E O"], Quantities]:
         """The observation "state" without noise and the named quantities of physics states, in float64."""
@@ -136,6 +138,7 @@ class HostEnv(Env):
         world = self.world
         physics = np.zeros((count, self.spec.physics))
         physics[:, world.qpos] = world.start(generator, count)
+        physics[:, world.ctrl] = world.actuator_range[0]  # the action 0
         if world.randomised:
             physics[:, world.dynamics] = draw(world.randomise, generator.integers(1, SEEDS, count), np)
         if world.settle:
@@ -180,11 +183,12 @@ class HostEnv(Env):
         return failed
 
     def _timestep(self, states: np.ndarray, sensordata: np.ndarray, failed: np.ndarray) -> Timestep:
-        state, path = self.world.read(states, sensordata, np)
+        _, path = self.world.read(states, sensordata, np)
+        physics, state = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], np)
         elapsed = np.rint(states[:, -1, 0] / self.spec.control_dt)
         return Timestep(
-            physics=states[:, -1],
-            obs={"state": dynamics.noisy(self.world, state[:, -1], states[:, -1], np).astype(np.float32)},
+            physics=physics,
+            obs={"state": state.astype(np.float32)},
             quantities={name: value[:, -1] for name, value in path.items()},
             path=path,
             discount=np.where(failed, np.float32(0), np.float32(1)),

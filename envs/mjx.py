@@ -68,8 +68,9 @@ class MjxEnv(Env):
     def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
         """Observations, with their noise, and named quantities of stored physics states."""
         physics = self.complete(jnp.asarray(physics, jnp.float32))
-        state, quantities = self.read(physics)
-        return {"state": dynamics.noisy(self.world, state, physics, jnp)}, quantities
+        sensordata = self._sense(physics)
+        _, state = dynamics.seen(self.world, physics, sensordata, jnp)
+        return {"state": state}, jax.vmap(self._read)(physics, sensordata)[1]
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[jax.Array, "E O"], Quantities]:
         """The observation "state" without noise and the named quantities of physics states."""
@@ -81,7 +82,7 @@ class MjxEnv(Env):
         return self.world.complete(physics, jnp)
 
     def _traced_step(self, physics: jax.Array, action: jax.Array) -> Timestep:
-        physics = dynamics.pushed(self.world, physics, jnp)
+        physics = self.world.memory.shifted(dynamics.pushed(self.world, physics, jnp), jnp)
         after = self._timestep(*jax.vmap(self._roll)(physics, action))
         failed = ~jnp.isfinite(after.physics).all(axis=1)
         fresh = jax.tree.map(lambda leaf: leaf[jnp.arange(len(failed)) % BANK], self._bank)
@@ -113,7 +114,7 @@ class MjxEnv(Env):
         _, (qpos, qvel, act, sensordata) = jax.lax.scan(advance, start, jnp.arange(hold * substeps + 1))
         ends = (jnp.arange(hold) + 1) * substeps
         steps = jnp.rint(physics[0] / self.spec.control_dt) + 1 + jnp.arange(hold)
-        held = jnp.tile(jnp.concatenate([ctrl, physics[world.dynamics]])[None], (hold, 1))
+        held = jnp.tile(jnp.concatenate([ctrl, physics[world.ctrl.stop :]])[None], (hold, 1))
         parts = [steps[:, None] * self.spec.control_dt, qpos[ends - 1], qvel[ends - 1], act[ends - 1], held]
         return jnp.concatenate(parts, axis=1), sensordata[ends]
 
@@ -142,10 +143,11 @@ class MjxEnv(Env):
         return self.world.read(physics, sensordata, jnp)
 
     def _timestep(self, states: jax.Array, sensordata: jax.Array) -> Timestep:
-        state, path = jax.vmap(jax.vmap(self._read))(states, sensordata)
+        _, path = jax.vmap(jax.vmap(self._read))(states, sensordata)
+        physics, state = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], jnp)
         return Timestep(
-            physics=states[:, -1],
-            obs={"state": dynamics.noisy(self.world, state[:, -1], states[:, -1], jnp)},
+            physics=physics,
+            obs={"state": state},
             quantities={name: value[:, -1] for name, value in path.items()},
             path=path,
             discount=jnp.ones(len(states)),

@@ -8,28 +8,21 @@ world is randomised, the parameters of the episode (`envs.randomise`).
 
 import dataclasses
 import functools
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import mujoco
 import numpy as np
 
-from embodied.deploy.contract import Term, frame_width
+from embodied.deploy.contract import LAST_ACTION, Term, frame_width
 from embodied.deploy.observation import apply, scaled
 from embodied.rewards import Task
 from embodied.types import EnvSpec, InputError, Quantity
+from envs.compiled import Compiled
+from envs.memory import Memory
 from envs.randomise import COLUMNS, NOMINAL, Randomisation
 from envs.readings import check_terms, columns
-
-SENSORS = {  # what `add_sensors` can add, all in the world frame
-    "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
-    "x_axis": mujoco.mjtSensor.mjSENS_FRAMEXAXIS,
-    "z_axis": mujoco.mjtSensor.mjSENS_FRAMEZAXIS,
-    "angular_velocity": mujoco.mjtSensor.mjSENS_FRAMEANGVEL,
-    "angular_momentum": mujoco.mjtSensor.mjSENS_SUBTREEANGMOM,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +52,9 @@ class Reading:
     @property
     def control(self) -> Any:
         """The action being held [..., A], in [-1, 1]."""
-        centre, half = self.world.actuator_range
-        return (self.physics[..., self.world.ctrl] - centre) / half
+        command = self.physics[..., self.world.ctrl]
+        centre, half = (np.broadcast_to(part, command.shape) for part in self.world.actuator_range)
+        return (command - centre) / half
 
     def sensor(self, name: str) -> Any:
         """Values of one MuJoCo sensor [..., size]."""
@@ -80,7 +74,7 @@ class WorldModel:
     """One world: its model, timing, named quantities, observation, start states and tasks."""
 
     name: str
-    source: "Compiled"  # what `compile_model` gave
+    source: Compiled  # what `compile_model` gave
     control_dt: float  # seconds per control step, a multiple of the model's timestep
     hold: int  # control steps per decision
     quantities: Mapping[str, Quantity]
@@ -138,18 +132,30 @@ class WorldModel:
 
     @functools.cached_property
     def noise(self) -> np.ndarray:
-        """Largest noise [O] of each observation component, from its term."""
+        """Largest noise [F] of each component of the terms' frames."""
         parts = []
-        for term, where in zip(self.observation, self._columns, strict=True):
-            width = frame_width(term, len(where))
+        for term, width in zip(self.observation, self.widths, strict=True):
             scale = np.array(term.scale or (1.0,))
             parts.append(np.broadcast_to(np.array(term.noise or (0.0,)) * np.abs(scale), (width,)))
         return np.concatenate(parts)
 
     @functools.cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Components of one frame of each observation term."""
+        return tuple(
+            self.model.nu if term.source == (LAST_ACTION,) else frame_width(term, len(where))
+            for term, where in zip(self.observation, self._columns, strict=True)
+        )
+
+    @functools.cached_property
+    def memory(self) -> Memory:
+        """What is remembered of earlier decisions, behind the commands."""
+        return Memory(self.observation, self.widths, self.ctrl.stop)
+
+    @functools.cached_property
     def dynamics(self) -> slice:
         """Where the parameters of the episode lie; empty where the world is not randomised."""
-        return slice(self.ctrl.stop, self.ctrl.stop + self.randomised * len(COLUMNS))
+        return slice(self.memory.stop, self.memory.stop + self.randomised * len(COLUMNS))
 
     @functools.cached_property
     def base(self) -> int:
@@ -185,34 +191,43 @@ class WorldModel:
     def complete(self, physics: Any, numpy: ModuleType) -> Any:
         """Physics vectors [..., P] of this world, randomised or not, with the columns that this one has.
 
-        Parameters that are missing are nominal, those of a world that is not randomised are left out. Raises
-        InputError for vectors of another length.
+        Without memory nothing came before. Parameters that are missing are nominal, those of a world that is not
+        randomised are left out. Raises InputError for vectors of another length.
         """
-        plain, given = self.ctrl.stop, physics.shape[-1]
+        given, plain = physics.shape[-1], self.memory.stop
+        if given not in self.lengths:
+            wanted = " or ".join(str(length) for length in self.lengths)
+            raise InputError(f"physics: a vector of world '{self.name}' has {wanted} numbers, got {given}")
+        if given == self.ctrl.stop != plain:
+            nothing = numpy.zeros((*physics.shape[:-1], plain - given), physics.dtype)
+            physics, given = numpy.concatenate([physics, nothing], axis=-1), plain
         if given == self.dynamics.stop:
             return physics
-        if given == plain:
-            nominal = numpy.broadcast_to(numpy.asarray(NOMINAL, physics.dtype), (*physics.shape[:-1], len(COLUMNS)))
-            return numpy.concatenate([physics, nominal], axis=-1)
-        if given == plain + len(COLUMNS):
+        if given > plain:
             return physics[..., :plain]
-        raise InputError(
-            f"physics: a vector of world '{self.name}' has {plain} numbers, or {plain + len(COLUMNS)} with the "
-            f"parameters of its episode, got {given}"
-        )
+        nominal = numpy.broadcast_to(numpy.asarray(NOMINAL, physics.dtype), (*physics.shape[:-1], len(COLUMNS)))
+        return numpy.concatenate([physics, nominal], axis=-1)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Lengths of the physics vectors that `complete` takes: bare, with memory, with an episode's parameters."""
+        return tuple(dict.fromkeys((self.ctrl.stop, self.memory.stop, self.memory.stop + len(COLUMNS))))
 
     def read(self, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, dict[str, Any]]:
-        """Observation vector [..., O] and named quantities of physics states, in their own precision."""
-        reading = Reading(self, numpy, physics, sensordata)
-        return self.observe(reading), self.measure(reading)
+        """Observation vector [..., O] without noise of now, and named quantities, in the states' own precision."""
+        frames = self.frames(physics, sensordata, numpy)
+        observation = self.memory.observation(physics, frames, numpy)
+        return observation, self.measure(Reading(self, numpy, physics, sensordata))
 
-    def observe(self, reading: Reading) -> Any:
-        """The observation vector [..., O] of a reading."""
-        numpy, parts = reading.numpy, []
-        everything = numpy.concatenate([reading.physics[..., : self.ctrl.stop], reading.sensordata], axis=-1)
+    def frames(self, physics: Any, sensordata: Any, numpy: ModuleType) -> Any:
+        """The frames [..., F] of all observation terms now, one after the other, scaled, without noise."""
+        parts = []
+        everything = numpy.concatenate([physics[..., : self.ctrl.stop], sensordata], axis=-1)
         for term, where in zip(self.observation, self._columns, strict=True):
             values = everything[..., where]
-            values = values - np.array(term.offset) if term.offset else values
+            if term.source == (LAST_ACTION,):
+                values = Reading(self, numpy, physics, sensordata).control
+            values = values - np.broadcast_to(np.array(term.offset), values.shape) if term.offset else values
             parts.append(scaled(term, apply(term.function, values, numpy), numpy))
         return numpy.concatenate(parts, axis=-1)
 
@@ -223,11 +238,10 @@ class WorldModel:
 
     def spec(self, jittable: bool) -> EnvSpec:
         """What is fixed about this world."""
-        zeros = np.zeros(self.ctrl.stop), np.zeros(self.model.nsensordata)
-        size = self.observe(Reading(self, np, *zeros)).shape
+        size = sum(w * term.history.length for term, w in zip(self.observation, self.widths, strict=True))
         return EnvSpec(
             name=self.name,
-            obs={"state": size},
+            obs={"state": (size,)},
             action=self.model.nu,
             control_dt=self.control_dt,
             hold=self.hold,
@@ -235,56 +249,10 @@ class WorldModel:
             quantities=self.quantities,
             physics=self.dynamics.stop,
             jittable=jittable,
-            lengths=(self.ctrl.stop, self.ctrl.stop + len(COLUMNS)),
+            lengths=self.lengths,
         )
 
     def tasks(self) -> dict[str, Task]:
         """The tasks of this world by name."""
         texts = self.rewards.items()
         return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in texts}
-
-
-class Compiled(NamedTuple):
-    """A model and what it was compiled from."""
-
-    model: mujoco.MjModel
-    spec: mujoco.MjSpec
-
-    @property
-    def xml(self) -> str:
-        """A self-contained text that gives the model again, to the six digits that MuJoCo writes."""
-        return self.spec.to_xml()
-
-
-def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> Compiled:
-    """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
-
-    Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image.
-    """
-    spec = mujoco.MjSpec.from_string(xml, include=dict(include))
-    for body, kinds in sensors.items():
-        for kind in kinds:
-            spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[kind], objtype=_frame_of(kind), objname=body)
-    model = _compile(spec)
-    model.vis.quality.shadowsize = 0
-    model.vis.quality.offsamples = 0
-    return Compiled(model, spec)
-
-
-def without_textures(source: Compiled) -> mujoco.MjModel:
-    """The model with all its textures a single pixel, for copies: textures are 99 % of a model's memory."""
-    spec = source.spec.copy()
-    for texture in spec.textures:
-        texture.builtin, texture.file, texture.width, texture.height = mujoco.mjtBuiltin.mjBUILTIN_FLAT, "", 1, 1
-    return _compile(spec)
-
-
-def _compile(spec: mujoco.MjSpec) -> mujoco.MjModel:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*settotalmass.*")  # in dm_control's own cheetah
-        return spec.compile()
-
-
-def _frame_of(kind: str) -> mujoco.mjtObj:
-    # XBODY is the frame that xpos and xmat describe; BODY is that of the inertia, and the root of a subtree.
-    return mujoco.mjtObj.mjOBJ_BODY if kind == "angular_momentum" else mujoco.mjtObj.mjOBJ_XBODY

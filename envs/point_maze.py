@@ -13,8 +13,9 @@ import numpy as np
 
 from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
+from envs.compiled import compile_model
 from envs.forms import build
-from envs.model import Reading, WorldModel, compile_model
+from envs.model import Reading, WorldModel
 from envs.randomise import Randomisation
 
 ROOMS = {  # signs of x and y

@@ -37,13 +37,13 @@ def places(model: mujoco.MjModel) -> dict[str, slice]:
 def columns(model: mujoco.MjModel, term: Term) -> np.ndarray:
     """Columns of (physics, sensor values) that a term reads, in its order. Raises InputError for an unknown source."""
     known, found = places(model), []
-    for source in term.source:
+    for source in term.source if term.source != (LAST_ACTION,) else ():
         name, bracket, index = source.partition("[")
         if name not in known:
             raise InputError(f"observation: term '{term.name}' reads unknown '{source}'; {nearest(name, known)}")
         every = range(known[name].start, known[name].stop)
         found += [every[int(index.rstrip("]"))]] if bracket else every
-    return np.array(found)
+    return np.array(found, int)
 
 
 def measured(model: mujoco.MjModel, name: str) -> bool:
@@ -71,14 +71,13 @@ def check_terms(model: mujoco.MjModel, terms: Sequence[Term]) -> None:
     """Nothing; raises InputError for a term whose source is unknown, or measured by no sensor and not marked so."""
     for term in terms:
         columns(model, term)
-        unseen = [source for source in term.source if not measured(model, source.partition("[")[0])]
+        sources = [source.partition("[")[0] for source in term.source if source != LAST_ACTION]
+        unseen = [source for source in sources if not measured(model, source)]
         if unseen and not term.estimated:
             raise InputError(
                 f"observation: no sensor of a robot gives '{unseen[0]}' of term '{term.name}'; "
                 "choose another source, or mark the term with estimated=True"
             )
-        if term.source == (LAST_ACTION,) or term.history.length > 1:
-            raise InputError(f"observation: term '{term.name}' needs a memory, which worlds do not keep")
 
 
 def _from(start: Any, size: Any) -> slice:

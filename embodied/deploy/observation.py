@@ -26,7 +26,7 @@ def projected_gravity(quaternion: Any, numpy: ModuleType = np) -> Any:
 
 def scaled(term: Term, values: Any, numpy: ModuleType = np) -> Any:
     """A frame of a term [..., W] as the networks get it."""
-    scale = np.array(term.scale) if term.scale else 1.0
+    scale = np.broadcast_to(np.array(term.scale or (1.0,)), values.shape)
     if term.clip is None:
         return values * scale if term.scale else values
     if term.clip_before_scale:

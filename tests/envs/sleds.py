@@ -6,8 +6,9 @@ import numpy as np
 
 from embodied.deploy.contract import Term
 from embodied.types import Quantity
+from envs.compiled import compile_model
 from envs.forms import build
-from envs.model import WorldModel, compile_model
+from envs.model import WorldModel
 from envs.randomise import COLUMNS, NOMINAL, Randomisation
 
 # A sled with an arm on a plane: slides with armature and damping, contacts with friction, a motor and a servo.

@@ -12,8 +12,8 @@ from embodied.deploy.errors import InputError
 from embodied.deploy.observation import Assembler
 from embodied.deploy.robot import Order
 from embodied.deploy.simulation import Simulation
+from envs.compiled import compile_model
 from envs.contract import contract_of, is_servo, read, servo_gains
-from envs.model import compile_model
 from envs.readings import check_terms, driven, measured
 
 

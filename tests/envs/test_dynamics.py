@@ -12,8 +12,8 @@ import pytest
 import envs
 from embodied.types import InputError
 from envs import dynamics
+from envs.compiled import compile_model
 from envs.forms import build
-from envs.model import compile_model
 from envs.randomise import Randomisation
 from tests.envs.sleds import ALL, actions, made, sled, starts, under, walk
 

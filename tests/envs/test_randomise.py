@@ -118,7 +118,7 @@ def test_unknown_levels_and_vectors_of_another_world_are_refused():
     with pytest.raises(InputError, match="randomise: unknown level 'standart'; did you mean 'standard'"):
         envs.make("point_maze", randomise="standart")
     for env in (made(), sled()):
-        with pytest.raises(InputError, match=r"a vector of world 'sled' has 11 numbers, or 20 with .* got 12"):
+        with pytest.raises(InputError, match=r"a vector of world 'sled' has 11 or 20 numbers, got 12"):
             env.reset_to(np.zeros((2, 12)))
 
 
