@@ -11,6 +11,7 @@ WORLDS = {
     "cheetah": "envs.dmc",
     "quadruped": "envs.dmc",
     "point_maze": "envs.point_maze",
+    "robot_dog": "envs.robot_dog",
 }
 
 

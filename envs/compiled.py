@@ -1,7 +1,8 @@
 """MuJoCo models as worlds use them: compiled from a text, with further sensors, and small enough to copy."""
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import mujoco
@@ -24,7 +25,8 @@ class Compiled(NamedTuple):
     @property
     def xml(self) -> str:
         """A self-contained text that gives the model again, to the six digits that MuJoCo writes."""
-        return self.spec.to_xml()
+        with _without_noise():
+            return self.spec.to_xml()
 
 
 def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> Compiled:
@@ -51,9 +53,15 @@ def without_textures(source: Compiled) -> mujoco.MjModel:
 
 
 def _compile(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    with _without_noise():
+        return spec.compile()
+
+
+@contextlib.contextmanager
+def _without_noise() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*settotalmass.*")  # in dm_control's own cheetah
-        return spec.compile()
+        yield
 
 
 def _frame_of(kind: str) -> mujoco.mjtObj:

@@ -13,7 +13,8 @@ def contract_of(world: WorldModel, command: Command) -> Contract:
     model = world.model
     known = places(model)
     sources = [source.partition("[")[0] for term in world.observation for source in term.source]
-    names = dict.fromkeys(name for name in sources if name != LAST_ACTION)
+    inertial = [world.imu.quaternion, world.imu.angular_velocity] if world.imu else []
+    names = dict.fromkeys(name for name in [*sources, *inertial] if name != LAST_ACTION)
     return Contract(
         format=FORMAT,
         robot=robot_of(world),
@@ -29,6 +30,8 @@ def contract_of(world: WorldModel, command: Command) -> Contract:
         observation=Observation(world.observation),
         action=action_of(world),
         command=command,
+        safety=world.safety,
+        imu=world.imu,
     )
 
 
@@ -36,11 +39,12 @@ def robot_of(world: WorldModel) -> Robot:
     """The driven joints of a world and what its model says of them."""
     model = world.model
     joints = [model.joint(index) for index in driven(model)]
+    pose = {joint.name: float(model.qpos0[joint.qposadr[0]]) for joint in joints}
     limited = [joint for joint in joints if model.jnt_limited[joint.id]]
     return Robot(
         name=world.name,
         joints=tuple(joint.name for joint in joints),
-        default_position={joint.name: float(model.qpos0[joint.qposadr[0]]) for joint in joints},
+        default_position=pose | dict(world.default_pose),
         position_limit={joint.name: tuple(map(float, joint.range)) for joint in limited},
         armature={joint.name: float(model.dof_armature[joint.dofadr[0]]) for joint in joints},
         **servo_gains(model),
@@ -88,5 +92,6 @@ def action_of(world: WorldModel) -> Action:
 
 def read(world: WorldModel, physics: np.ndarray, sensordata: np.ndarray, contract: Contract) -> np.ndarray:
     """The readings of a contract [..., R] of physics states and their sensor values."""
-    known, everything = places(world.model), np.concatenate([physics, sensordata], axis=-1)
+    known = places(world.model)
+    everything = np.concatenate([physics[..., : world.ctrl.stop], sensordata], axis=-1)
     return np.concatenate([everything[..., known[reading.name]] for reading in contract.readings], axis=-1)

@@ -15,7 +15,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from embodied.deploy.contract import LAST_ACTION, Term, frame_width
+from embodied.deploy.contract import LAST_ACTION, Imu, Safety, Term, frame_width
 from embodied.deploy.observation import apply, scaled
 from embodied.rewards import Task
 from embodied.types import EnvSpec, InputError, Quantity
@@ -85,6 +85,9 @@ class WorldModel:
     settle: int = 0  # physics steps without control between `start` and the beginning of an episode
     episode_length: int = 1000  # control steps
     randomise: Randomisation = Randomisation()
+    imu: Imu | None = None  # of the robot, for its contract
+    default_pose: Mapping[str, float] = dataclasses.field(default_factory=dict)  # joint -> rad; the model's otherwise
+    safety: Safety = Safety()  # when a runtime stops by itself
     push: float = 0.5  # m/s, velocity change of the base that a push of strength 1 stays below
 
     def __post_init__(self) -> None:

@@ -169,6 +169,20 @@ for _world in ("walker", "cheetah", "quadruped"):
         ),
         f"{_world}-td3": Experiment(_world, td3.Config(), _PUBLISHED_TRAIN, task="walk"),
     }
+_DOG_ONLINE = dataclasses.replace(
+    _ONLINE, quantities=("torso_height", "torso_upright", "torso_velocity_x", "torso_yaw_rate")
+)
+PRESETS |= {
+    "robot_dog-td_jepa-small": Experiment("robot_dog", _SMALL_TD_JEPA, _SMALL_TRAIN, online=_DOG_ONLINE),
+    "robot_dog-fb-small": Experiment("robot_dog", _SMALL_FB, _SMALL_TRAIN, online=_DOG_ONLINE),
+    "robot_dog-td3-small": Experiment(
+        "robot_dog",
+        td3.Config(hidden=256, lr=3e-4, inputs="standardized"),
+        _SMALL_TRAIN,
+        online=_DOG_ONLINE,
+        task="walk",
+    ),
+}
 PRESETS |= {
     "point_maze-td_jepa": Experiment("point_maze", td_jepa.Config(discount=0.99, lr_actor=1e-6), _PUBLISHED_TRAIN),
     "point_maze-fb": Experiment("point_maze", fb.Config(discount=0.99, lr_actor=1e-6), _PUBLISHED_TRAIN),
@@ -180,4 +194,5 @@ COLLECT: dict[str, Collect] = {
     "walker-rnd": dataclasses.replace(_RND, world="walker"),
     "cheetah-rnd": dataclasses.replace(_RND, world="cheetah"),
     "quadruped-rnd": dataclasses.replace(_RND, world="quadruped"),
+    "robot_dog-rnd": dataclasses.replace(_RND, world="robot_dog", starts=("stand", "anyhow"), hold=None),
 }
