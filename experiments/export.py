@@ -13,7 +13,7 @@ from embodied.deploy.contract import Command, Contract
 from embodied.deploy.observation import Assembler, scaling
 from embodied.deploy.verify import Verdict
 from embodied.evaluate import EvaluateConfig
-from embodied.export import bundle
+from embodied.export import bundle, targets
 from embodied.export.bundle import Golden, PackedPrompt, action_vectors
 from embodied.policy import Policy, Prompted
 from embodied.promptfile import Request
@@ -39,15 +39,24 @@ class Chosen:
     provenance: Mapping[str, Any]
 
 
-def run(policy: Policy, env: HostEnv, chosen: Mapping[str, Chosen], out: Path, episodes: int) -> Verdict:
+def run(
+    policy: Policy,
+    env: HostEnv,
+    chosen: Mapping[str, Chosen],
+    out: Path,
+    episodes: int,
+    others: Sequence[str] = (),
+) -> Verdict:
     """The verdict on the new bundle, whose prompts are `chosen` and are scored over `episodes`.
 
-    Raises InputError for an agent that cannot be exported, and where `out` exists.
+    `others` names the other runtimes that get their files. Raises InputError for an agent that cannot be exported, for
+    what another runtime cannot express, and where `out` exists.
     """
     if out.exists():
         raise InputError(f"out: {out} exists; choose another folder, or remove it")
     width = next(iter(chosen.values())).prompted.z.shape[-1]
     contract = contract_of(env.world, Command(width, float(np.sqrt(width))))
+    targets.check(contract, others)
     packed, trajectories, scores = {}, {}, {}
     for name, one in chosen.items():
         if one.task is not None:
@@ -64,7 +73,8 @@ def run(policy: Policy, env: HostEnv, chosen: Mapping[str, Chosen], out: Path, e
         "source": {"commit": results.commit(), "params_sha256": policy.params_sha256},
     }
     golden = record(env, contract, trajectories, {name: one.prompted.z for name, one in chosen.items()})
-    return bundle.write(out, policy, contract, env.world.source.xml, packed, golden, np.asarray(starts), manifest)
+    xml, states = env.world.source.xml, np.asarray(starts)
+    return bundle.write(out, policy, contract, xml, packed, golden, states, manifest, others)
 
 
 def choose_prompts(policy: Policy, env: HostEnv, files: Sequence[Path]) -> dict[str, Chosen]:

@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from embodied.deploy import contract as contracts
 from embodied.deploy.contract import Action, Contract
 from embodied.deploy.observation import scaling
 from embodied.deploy.verify import Verdict, verify
+from embodied.export import targets as others
 from embodied.export.onnx_graph import to_onnx
 from embodied.export.stablehlo import to_stablehlo
 from embodied.policy import Policy
@@ -115,14 +116,17 @@ def write(
     golden: Golden,
     starts: np.ndarray,
     manifest: Mapping[str, Any],
+    targets: Sequence[str] = (),
 ) -> Verdict:
     """The verdict of this machine's runtime on the new bundle; the folder is complete or not there at all.
 
-    `starts` [S, P] are full physics states in which episodes begin. Raises InputError where `out` exists, or the golden
-    vectors are not reproduced.
+    `starts` [S, P] are full physics states in which episodes begin; `targets` names other runtimes, whose files go to
+    targets/. Raises InputError where `out` exists, where the golden vectors are not reproduced, and for what a target
+    cannot express.
     """
     if out.exists():
         raise InputError(f"out: {out} exists; choose another folder, or remove it")
+    others.check(contract, targets)
     temporary = out.with_name(out.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     for folder in ("prompts", "golden", "robot"):
@@ -149,6 +153,7 @@ def write(
     verdict = verify(layout.load(temporary))
     if not verdict.passed:
         raise InputError(f"export: the bundle in {temporary} does not give its golden vectors again: {verdict}")
+    _write_targets(temporary, targets, described)
     temporary.rename(out)
     return verdict
 
@@ -163,6 +168,17 @@ def _write_graphs(folder: Path, policy: Policy, contract: Contract) -> None:
     encode = goal_encoder(policy, contract)
     if encode is not None:
         (folder / ENCODER).write_bytes(to_onnx(encode, obs, ("z",)).SerializeToString(deterministic=True))
+
+
+def _write_targets(folder: Path, names: Sequence[str], described: Mapping[str, Any]) -> None:
+    """Writes what is made of the sealed bundle for other runtimes, and seals it again with that."""
+    if not names:
+        return
+    sealed = layout.load(folder)
+    verdicts = {name: dataclasses.asdict(others.write(sealed, name, folder / "targets" / name)) for name in names}
+    for name in (layout.MANIFEST, layout.SEAL):
+        (folder / name).unlink()
+    layout.seal(folder, {**described, "targets": verdicts})
 
 
 def metadata(policy: Policy, contract: Contract) -> dict[str, str]:

@@ -1,10 +1,11 @@
-"""`embodied export MODEL --out DIR [--prompt FILE ...]`: a bundle that runs on a robot without JAX."""
+"""`embodied export MODEL --out DIR [--prompt FILE ...] [--target NAME ...]`: a bundle that runs on a robot."""
 
 import dataclasses
 from pathlib import Path
 
 import tyro
 
+from embodied.export import targets
 from embodied.types import InputError, Reward
 from experiments import export
 from experiments.models import resolve
@@ -20,6 +21,8 @@ class Arguments:
     prompt: tuple[Path, ...] = ()  # prompt files; without any the tasks of the world
     task: str | None = None  # of a policy with one task; without it the one in its run directory
     episodes: int = 50  # that each prompt is scored over
+    # other runtimes that get their own files: unitree_rl, bfm_zero, mjlab, playground
+    target: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
 
 
 def main(arguments: list[str]) -> None:
@@ -27,6 +30,8 @@ def main(arguments: list[str]) -> None:
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied export")
     if chosen.episodes < 1:
         raise InputError(f"episodes: must be at least 1, got {chosen.episodes}")
+    for name in chosen.target:
+        targets.module(name)  # a wrong name is told before anything is loaded
     policy, env = resolve(chosen.model)
     if Reward in policy.agent.prompts:
         if chosen.task is not None:
@@ -37,7 +42,9 @@ def main(arguments: list[str]) -> None:
             raise InputError(f"prompt: '{policy.agent_name}' has one task and takes no prompt files")
         task = chosen.task or read_experiment(Path(chosen.model))["experiment"]["task"]
         prompts = export.only_task(policy, env, task)
-    verdict = export.run(policy, env, prompts, chosen.out, chosen.episodes)
+    verdict = export.run(policy, env, prompts, chosen.out, chosen.episodes, chosen.target)
     print(f"{chosen.out}: {', '.join(prompts)}")
     print(f"{verdict.steps} golden steps, actions differ by {verdict.action_error:.1e} at most")
+    for name in chosen.target:
+        print(f"{chosen.out / 'targets' / name}: gives the golden vectors again; what is different is in LIMITS.md")
     print(f"embodied deploy run {chosen.out} --prompt {next(iter(prompts))}")

@@ -1,5 +1,6 @@
 """From a policy to a bundle and back: every agent is exported, and the bundle does what the policy does."""
 
+import dataclasses
 import importlib
 import json
 
@@ -12,13 +13,16 @@ import envs
 from embodied import promptfile
 from embodied.deploy import bundle
 from embodied.deploy.__main__ import main as deploy
+from embodied.deploy.contract import Command
 from embodied.deploy.verify import verify
+from embodied.export.bundle import Golden, PackedPrompt, deployed, write
 from embodied.export.stablehlo import from_stablehlo
 from embodied.policy import Buffer, Policy
 from embodied.promptfile import Request
 from embodied.types import Goal, InputError, Reward, Spec
 from experiments import export
 from experiments.commands import export as command
+from tests.embodied import robots
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +101,50 @@ def test_golden_vectors_that_are_not_reproduced_leave_no_bundle(env, tmp_path, m
     assert not (tmp_path / "bundle").exists()
 
 
+def servo_policy(agreed) -> Policy:
+    """A policy with random weights for the robot of a contract."""
+    module, width = importlib.import_module(agents.AGENTS["fb"]), agreed.width
+    spec = Spec({"state": (width,)}, 2, {"state": (0.0,) * width}, {"state": (1.0,) * width})
+    config = module.Config().tiny()
+    params = module.make(config, spec).init(jax.random.key(1), spec.example()).params
+    rows = np.zeros((4, width), np.float32)
+    return Policy("fb", config, spec, agreed.robot.name, {}, params, Buffer({"state": rows}, rows))
+
+
+def test_files_for_other_runtimes_are_sealed_into_the_bundle(tmp_path):
+    agreed = dataclasses.replace(robots.contract(), command=Command(8, 8**0.5))
+    policy, z = servo_policy(agreed), np.ones(8, np.float32)
+    golden = Golden(**robots.golden(agreed, jax.jit(deployed(policy, agreed)), z, steps=4))
+    parts = policy, agreed, robots.XML, {"lean": PackedPrompt(z, {})}, golden, robots.start()[None], {}
+    write(tmp_path / "bundle", *parts, ("unitree_rl", "bfm_zero"))
+    loaded = bundle.load(tmp_path / "bundle")
+    told = loaded.manifest["targets"]
+    assert {name: (one["steps"], one["unequal"]) for name, one in told.items()} == dict.fromkeys(told, (8, 0))
+    assert list(told) == ["unitree_rl", "bfm_zero"]
+    assert verify(loaded).passed
+    inside = {name for name in loaded.content if name.startswith("targets/")}
+    assert {"targets/unitree_rl/lean/params/deploy.yaml", "targets/bfm_zero/LIMITS.md"} <= inside
+    assert loaded.prompts == ("lean",)
+    with pytest.raises(InputError, match="target mjlab: action: joint 'left_hip' can be sent"):
+        write(tmp_path / "other", *parts, ("mjlab",))
+    assert not (tmp_path / "other").exists()
+
+
 def test_command_refuses_what_does_not_fit(tmp_path):
     out = ["--out", str(tmp_path / "bundle")]
     with pytest.raises(InputError, match="leave it out"):
         command.main(["walker", *out, "--task", "walk"])
     with pytest.raises(InputError, match="episodes: must be at least 1"):
         command.main(["walker", *out, "--episodes", "0"])
+    with pytest.raises(InputError, match="target: unknown target 'unitree'; did you mean 'unitree_rl'"):
+        command.main(["walker", *out, "--target", "mjlab", "--target", "unitree"])
+
+
+def test_what_another_runtime_cannot_express_is_told_before_anything_is_scored(env, tmp_path):
+    policy = tiny("fb", env)
+    prompts = export.choose_prompts(policy, env, ())
+    with pytest.raises(InputError, match=r"target unitree_rl: action\.target is 'actuator_command'"):
+        export.run(policy, env, prompts, tmp_path / "bundle", episodes=10**9, others=("unitree_rl",))
 
 
 def test_shipped_walker_becomes_a_bundle_by_the_command_line(tmp_path, capsys):
