@@ -182,18 +182,22 @@ def _write_targets(folder: Path, names: Sequence[str], described: Mapping[str, A
 
 
 def metadata(policy: Policy, contract: Contract) -> dict[str, str]:
-    """What the graph says of itself, under the names that mjlab and its readers use; numbers in full precision."""
-    joints, action = contract.robot.joints, contract.action
+    """What the graph says of itself, under the names that mjlab and its readers use; all in the order of the action."""
+    robot, action = contract.robot, contract.action
     listed = lambda numbers: ",".join(repr(float(number)) for number in numbers)  # noqa: E731
-    return {
+    described = {
         "run_path": policy.sha256,
-        "joint_names": ",".join(joints),
-        "joint_stiffness": listed(contract.robot.kp.get(name, 0.0) for name in joints),
-        "joint_damping": listed(contract.robot.kd.get(name, 0.0) for name in joints),
-        "default_joint_pos": listed(contract.robot.default_position.get(name, 0.0) for name in joints),
         "command_names": "z" if contract.command.width else "",
         "observation_names": ",".join(term.name for term in contract.observation.terms),
         "action_scale": listed(action.scale[name] for name in action.names),
+    }
+    if action.target == "actuator_command":
+        return described | {"actuator_names": ",".join(action.names)}
+    return described | {
+        "joint_names": ",".join(action.names),
+        "joint_stiffness": listed(robot.kp.get(name, 0.0) for name in action.names),
+        "joint_damping": listed(robot.kd.get(name, 0.0) for name in action.names),
+        "default_joint_pos": listed(robot.default_position.get(name, 0.0) for name in action.names),
     }
 
 
