@@ -9,6 +9,8 @@ Papers: Touati and Ollivier, arXiv 2103.07945; with the explicit state encoder e
 Differences from the papers: rewards are centred before inference, so that a constant reward asks for nothing. Training
 latents may also be the model's answers to random rewards, where the source brings them (`latent_ratio`). With
 `inputs="standardized"` observations are standardised and a constant is appended.
+Where a world offers "privileged" observations, e and B read [state, privileged], and the actor reads the state itself
+in place of e(s), as in BFM-Zero (arXiv 2511.04131).
 Prompts: Reward (correlation with B), Goal (B(g)), Motion, Prior.
 """
 
@@ -97,7 +99,9 @@ LEARNED = ("encoder", "forward", "backward")
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are encoder (e), forward (F), backward (B) and actor."""
     net = _networks(config, spec)
-    preprocess = observation_inputs(config.inputs, spec)
+    see = observation_inputs(config.inputs, spec, ("state",))
+    know = observation_inputs(config.inputs, spec, spec.trained_on)
+    shared = spec.trained_on == ("state",)  # e reads nothing that the actor may not read, so it serves both
     optimizer = adam_by_group(
         {"encoder": config.lr_forward, "forward": config.lr_forward, "backward": config.lr_backward}
     )
@@ -105,28 +109,28 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_encoder, key_forward, key_backward, key_actor = jax.random.split(key, 4)
-        x = preprocess(batch.obs)
+        x = know(batch.obs)
         encoded = jnp.zeros((x.shape[0], config.encoder_dim))
         z = jnp.zeros((x.shape[0], config.z_dim))
         params = {
             "encoder": net["encoder"].init(key_encoder, x),
             "forward": net["forward"].init(key_forward, encoded, z, batch.action),
             "backward": net["backward"].init(key_backward, x),
-            "actor": net["actor"].init(key_actor, encoded, z),
+            "actor": net["actor"].init(key_actor, encoded if shared else see(batch.obs), z),
         }
         opt_state = {"world": optimizer.init(pick(params, LEARNED)), "actor": actor_optimizer.init(params["actor"])}
         return State(params, jax.tree.map(jnp.copy, pick(params, LEARNED)), opt_state)
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_z, key_target, key_actor = jax.random.split(key, 3)
-        x, next_x = preprocess(batch.obs), preprocess(batch.next_obs)
+        x, next_x = know(batch.obs), know(batch.next_obs)
         params, target = state.params, state.target
         goals = net["backward"].apply(params["backward"], next_x)
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
         discount = config.discount * batch.discount
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        mean = net["actor"].apply(params["actor"], next_encoded, z)
+        mean = net["actor"].apply(params["actor"], next_encoded if shared else see(batch.next_obs), z)
         next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
         next_forward = net["forward"].apply(target["forward"], next_encoded, z, next_action)
         next_backward = net["backward"].apply(target["backward"], next_x)
@@ -139,9 +143,10 @@ def make(config: Config, spec: Spec) -> Agent:
         world = optax.apply_updates(pick(params, LEARNED), delta)
 
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
+        seen = encoded if shared else see(batch.obs)
 
         def actor_loss(actor_params: PyTree) -> tuple[Array, dict[str, Array]]:
-            mean = net["actor"].apply(actor_params, encoded, z)
+            mean = net["actor"].apply(actor_params, seen, z)
             successors = lambda action: net["forward"].apply(world["forward"], encoded, z, action)  # noqa: E731
             noise = (config.noise, config.noise_clip)
             return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
@@ -156,7 +161,7 @@ def make(config: Config, spec: Spec) -> Agent:
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:
-        return net["backward"].apply(params["backward"], preprocess(obs))
+        return net["backward"].apply(params["backward"], know(obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         match prompt:
@@ -171,17 +176,18 @@ def make(config: Config, spec: Spec) -> Agent:
         raise TypeError(f"fb takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        x = preprocess(obs)
+        x = see(obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        mean = net["actor"].apply(params["actor"], net["encoder"].apply(params["encoder"], x), z)
+        mean = net["actor"].apply(params["actor"], net["encoder"].apply(params["encoder"], x) if shared else x, z)
         return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density against the data, so the return is F . E[r B], with r uncentred.
         weights = (prompt.reward[:, None] * features(params, prompt.obs)).mean(0)
-        x = net["encoder"].apply(params["encoder"], preprocess(obs))
+        x = net["encoder"].apply(params["encoder"], know(obs))
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        heads = net["forward"].apply(params["forward"], x, z, net["actor"].apply(params["actor"], x, z))
+        action = net["actor"].apply(params["actor"], x if shared else see(obs), z)
+        heads = net["forward"].apply(params["forward"], x, z, action)
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)

@@ -4,7 +4,8 @@
 
 The reward feeds TD3 (`agents/td3.py`). Paper: Burda et al., arXiv 1810.12894, used for reward-free data as in ExoRL
 (arXiv 2201.13425). Differences from the papers: observations are normalised by running moments inside the state, so
-the explorer needs no statistics beforehand.
+the explorer needs no statistics beforehand. Where a world offers "privileged" observations, novelty is judged by them
+too: representations will be trained on them, and no noise in them can pass for novelty. The actor does without.
 Prompts: Prior only.
 """
 
@@ -13,12 +14,14 @@ from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, PyTree
 
 from agents import td3
 from embodied import nets
+from embodied.data.normalize import observation_inputs
 from embodied.ranges import check_ranges
 from embodied.types import Agent, Batch, Obs, RandomKey, Spec
 
@@ -66,13 +69,21 @@ def make(config: Config, spec: Spec) -> Agent:
     network = nets.encoders.encoder(config.hidden, 2, config.features, on_sphere=False)
     optimizer = optax.adam(config.lr)
 
+    join = observation_inputs("raw", spec, spec.trained_on)
+    ends = np.cumsum([0, *(spec.obs[name][0] for name in spec.trained_on)]).tolist()
+    columns = dict(zip(spec.trained_on, map(slice, ends[:-1], ends[1:]), strict=True))  # in what `join` gives
+
     def normalise(moments: PyTree, obs: Obs) -> Obs:
-        x = (obs["state"] - moments["mean"][None]) / jnp.sqrt(moments["variance"] + 1e-6)[None]
-        return dict(obs) | {"state": jnp.clip(x, -5.0, 5.0)}
+        def one(x: Array, where: slice) -> Array:
+            x = (x - moments["mean"][where][None]) / jnp.sqrt(moments["variance"][where] + 1e-6)[None]
+            return jnp.clip(x, -5.0, 5.0)
+
+        # Whoever acts has the state alone.
+        return dict(obs) | {name: one(obs[name], where) for name, where in columns.items() if name in obs}
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_explorer, key_predictor, key_random = jax.random.split(key, 3)
-        x = batch.obs["state"]
+        x = join(batch.obs)
         predictor = network.init(key_predictor, x)
         moments = {"mean": jnp.zeros(x.shape[1]), "variance": jnp.ones(x.shape[1]), "error": jnp.float32(1.0)}
         return State(
@@ -84,9 +95,9 @@ def make(config: Config, spec: Spec) -> Agent:
         )
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
-        moments = _update_moments(state.moments, batch.next_obs["state"], config.momentum)
+        moments = _update_moments(state.moments, join(batch.next_obs), config.momentum)
         batch = batch.replace(obs=normalise(moments, batch.obs), next_obs=normalise(moments, batch.next_obs))
-        x = batch.next_obs["state"]
+        x = join(batch.next_obs)
         wanted = network.apply(state.random, x)
 
         def distillation(params: PyTree) -> tuple[Array, Array]:

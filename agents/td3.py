@@ -5,7 +5,7 @@
 
 Paper: Fujimoto et al., arXiv 1802.09477. Differences from the paper: LayerNorm and tanh after the first layer (as all
 networks here); the actor maximises the mean of both critics; its delay is a gated step, so every update costs the same;
-targets move at every update.
+targets move at every update. Where a world offers "privileged" observations, the critics read them too, the actor not.
 Prompts: Prior only (the task is the reward in the batch).
 """
 
@@ -72,23 +72,23 @@ class State:
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its latent has width 0."""
     net = _networks(config, spec)
-    preprocess = observation_inputs(config.inputs, spec)
+    see = observation_inputs(config.inputs, spec, ("state",))
+    know = observation_inputs(config.inputs, spec, spec.trained_on)
     optimizer = optax.adam(config.lr)
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_actor, key_critic = jax.random.split(key)
-        x = preprocess(batch.obs)
         params = {
-            "actor": net["actor"].init(key_actor, x),
-            "critic": net["critic"].init(key_critic, jnp.concatenate([x, batch.action], -1)),
+            "actor": net["actor"].init(key_actor, see(batch.obs)),
+            "critic": net["critic"].init(key_critic, jnp.concatenate([know(batch.obs), batch.action], -1)),
         }
         opt_state = {name: optimizer.init(group) for name, group in params.items()}
         return State(params, jax.tree.map(jnp.copy, params), opt_state, jnp.int32(0))
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
-        x, next_x = preprocess(batch.obs), preprocess(batch.next_obs)
+        x, next_x = know(batch.obs), know(batch.next_obs)
         params, target = state.params, state.target
-        mean = jnp.tanh(net["actor"].apply(target["actor"], next_x))
+        mean = jnp.tanh(net["actor"].apply(target["actor"], see(batch.next_obs)))
         next_action = losses.explore(key, mean, config.noise, config.noise_clip)
         next_value = net["critic"].apply(target["critic"], jnp.concatenate([next_x, next_action], -1))[..., 0]
         goal = jax.lax.stop_gradient(
@@ -100,7 +100,7 @@ def make(config: Config, spec: Spec) -> Agent:
         delta, critic_state = optimizer.update(grad, state.optimizer["critic"], params["critic"])
         critic = optax.apply_updates(params["critic"], delta)
 
-        actor_value, actor_grad = jax.value_and_grad(actor_objective)(params["actor"], net, critic, x)
+        actor_value, actor_grad = jax.value_and_grad(actor_objective)(params["actor"], net, critic, see(batch.obs), x)
         delta, actor_state = optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
         due = state.count % config.actor_every == 0
         choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(due, a, b), new, old)  # noqa: E731
@@ -118,7 +118,7 @@ def make(config: Config, spec: Spec) -> Agent:
         return jnp.zeros((0,))
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        mean = jnp.tanh(net["actor"].apply(params["actor"], preprocess(obs)))
+        mean = jnp.tanh(net["actor"].apply(params["actor"], see(obs)))
         return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
 
     return Agent(init, update, prompt, lambda count: (), act, (Prior,))
@@ -140,8 +140,8 @@ def critic_loss(
 
 
 def actor_objective(
-    params: PyTree, net: dict[str, nets.encoders.Net], critic: PyTree, x: Float[Array, "B I"]
+    params: PyTree, net: dict[str, nets.encoders.Net], critic: PyTree, seen: Float[Array, "B S"], x: Float[Array, "B I"]
 ) -> Float[Array, ""]:
-    """-mean value of the actor's own actions; only the actor receives gradient."""
-    action = jnp.tanh(net["actor"].apply(params, x))
+    """-mean value, by what the critic reads (x), of the actor's own actions, by what it sees; only it gets gradient."""
+    action = jnp.tanh(net["actor"].apply(params, seen))
     return -net["critic"].apply(critic, jnp.concatenate([x, action], -1)).mean()

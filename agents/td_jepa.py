@@ -14,6 +14,8 @@ Training latents may also be the model's answers to random rewards, where the so
 Rewards that are nowhere positive count from their least value before inference.
 With `inputs="standardized"` observations are standardised and a constant is appended, because a linear encoder that
 ends on a sphere would otherwise lose the radius of its input.
+Where a world offers "privileged" observations, psi reads [state, privileged], and phi, which the actor and T_phi
+read, the state alone.
 Prompts: Reward (least squares on psi), Goal (C^-1 psi(g)), Motion, Prior.
 """
 
@@ -107,8 +109,14 @@ class State:
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are phi, psi, predict_psi (T_phi), predict_phi (T_psi), actor."""
+    if config.symmetric and "privileged" in spec.obs:
+        raise InputError(
+            'td_jepa: symmetric must be False for a world with "privileged" observations: the actor reads the only '
+            "encoder and must not see them, got True"
+        )
     net = _networks(config, spec)
-    preprocess = observation_inputs(config.inputs, spec)
+    see = observation_inputs(config.inputs, spec, ("state",))
+    know = observation_inputs(config.inputs, spec, spec.trained_on)
     encoders = ("phi",) if config.symmetric else ("phi", "psi")
     predictors = ("predict_psi",) if config.symmetric else ("predict_psi", "predict_phi")
     learned = encoders + predictors
@@ -119,12 +127,12 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def init(key: RandomKey, batch: Batch) -> State:
         keys = dict(zip(("phi", "psi", "predict_psi", "predict_phi", "actor"), jax.random.split(key, 5), strict=True))
-        x = preprocess(batch.obs)
+        x = see(batch.obs)
         phi = jnp.zeros((x.shape[0], config.phi_dim))
         z = jnp.zeros((x.shape[0], config.z_dim))
         inputs = {
             "phi": (x,),
-            "psi": (x,),
+            "psi": (know(batch.obs),),
             "predict_psi": (phi, z, batch.action),
             "predict_phi": (z, z, batch.action),
             "actor": (phi, z),
@@ -136,16 +144,17 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_z, key_target, key_actor = jax.random.split(key, 3)
-        x, next_x = preprocess(batch.obs), preprocess(batch.next_obs)
+        x, known = see(batch.obs), know(batch.obs)
+        next_x, next_known = see(batch.next_obs), know(batch.next_obs)
         params, target = state.params, state.target
-        goals = net[task].apply(params[task], next_x)
+        goals = net[task].apply(params[task], next_known)
         if config.scale_goals:
             goals = jnp.linalg.solve(params["covariance"] + 1e-6 * jnp.eye(config.z_dim), goals.T).T
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
         discount = config.discount * batch.discount
 
         next_phi = net["phi"].apply(target["phi"], next_x)
-        next_psi = net[task].apply(target[task], next_x)
+        next_psi = net[task].apply(target[task], next_known)
         mean = net["actor"].apply(params["actor"], next_phi, z)
         next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
         heads = net["predict_psi"].apply(target["predict_psi"], next_phi, z, next_action)
@@ -155,7 +164,7 @@ def make(config: Config, spec: Spec) -> Agent:
             targets["predict_phi"] = losses.successor_target(next_phi, heads, discount, config.pessimism)
 
         grad, (metrics, psi) = jax.grad(world_loss, has_aux=True)(
-            pick(params, learned), net, config, x, z, batch.action, targets
+            pick(params, learned), net, config, x, known, z, batch.action, targets
         )
         delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, learned))
         world = optax.apply_updates(pick(params, learned), delta)
@@ -182,7 +191,7 @@ def make(config: Config, spec: Spec) -> Agent:
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:
-        return net[task].apply(params[task], preprocess(obs))
+        return net[task].apply(params[task], know(obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         match prompt:
@@ -201,14 +210,14 @@ def make(config: Config, spec: Spec) -> Agent:
         raise TypeError(f"td_jepa takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        x = preprocess(obs)
+        x = see(obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
         mean = net["actor"].apply(params["actor"], net["phi"].apply(params["phi"], x), z)
         return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
-        phi = net["phi"].apply(params["phi"], preprocess(obs))
+        phi = net["phi"].apply(params["phi"], see(obs))
         z = jnp.broadcast_to(z, (phi.shape[0], config.z_dim))
         heads = net["predict_psi"].apply(params["predict_psi"], phi, z, net["actor"].apply(params["actor"], phi, z))
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
@@ -234,11 +243,12 @@ def world_loss(
     net: dict[str, nets.encoders.Net],
     config: Config,
     x: Float[Array, "B O"],
+    known: Float[Array, "B K"],
     z: Float[Array, "B D"],
     action: Float[Array, "B A"],
     targets: dict[str, Array],
 ) -> tuple[Float[Array, ""], tuple[dict[str, Array], Array]]:
-    """The representation loss and (metrics, task features without gradient).
+    """The representation loss and (metrics, task features without gradient); phi reads x, psi what is known.
 
     phi receives gradient only as the input of its own predictor and through its orthonormality term; so does psi.
     """
@@ -250,7 +260,7 @@ def world_loss(
     metrics = {"loss/predict_psi": loss_phi, "loss/orth_phi": orthonormal_phi}
     task_features = phi
     if not config.symmetric:
-        psi = net["psi"].apply(params["psi"], x)
+        psi = net["psi"].apply(params["psi"], known)
         predict_phi = net["predict_phi"].apply(params["predict_phi"], psi, z, action)
         loss_psi = losses.latent_prediction_loss(predict_phi, targets["predict_phi"])
         orthonormal_psi = losses.orthonormality_loss(psi)

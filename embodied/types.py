@@ -22,7 +22,7 @@ Params = PyTree
 State = PyTree
 Carry = PyTree
 SourceState = PyTree
-Obs = Mapping[str, Any]  # name -> array; proprioception is "state"
+Obs = Mapping[str, Any]  # name -> array: "state" is what actors read, "privileged" what only training sees besides
 Quantities = Mapping[str, Any]  # name -> array, in SI units; what rewards are written in
 Metrics = Mapping[str, Any]  # "part/name" -> scalar
 RandomKey = Key[Array, ""]
@@ -62,6 +62,11 @@ class Spec:
     action: int  # dimensions; every action component lives in [-1, 1]
     mean: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # per obs component
     std: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def trained_on(self) -> tuple[str, ...]:
+        """Names of the observations that critics and representations read; actors read "state" alone."""
+        return tuple(name for name in ("state", "privileged") if name in self.obs)
 
     def example(self, batch: int = 2) -> Batch:
         """A zero-filled batch of the right shapes, for `Agent.init` and for tracing."""

@@ -121,10 +121,14 @@ def noisy(world: WorldModel, frames: Any, physics: Any, numpy: ModuleType) -> An
     return frames + numpy.where((seed > 0)[:, None], error, 0.0)
 
 
-def seen(world: WorldModel, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, Any]:
-    """(physics vectors [E, P] that remember the frames of now, observations [E, O] as an actor sees them)."""
+def seen(world: WorldModel, physics: Any, sensordata: Any, numpy: ModuleType) -> tuple[Any, dict[str, Any]]:
+    """(physics vectors [E, P] that remember the frames of now, observations by name).
+
+    "state" [E, O] is as an actor sees it, with noise; "privileged", where the world has it, is without.
+    """
     frames = noisy(world, world.frames(physics, sensordata, numpy), physics, numpy)
-    return world.memory.stored(physics, frames, numpy), world.memory.observation(physics, frames, numpy)
+    obs = {"state": world.memory.observation(physics, frames, numpy)} | world.extras(physics, sensordata, numpy)
+    return world.memory.stored(physics, frames, numpy), obs
 
 
 def _clock(world: WorldModel, physics: Any, numpy: ModuleType) -> tuple[Any, Any]:

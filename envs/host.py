@@ -85,8 +85,8 @@ class HostEnv(Env):
         """Observations, with their noise, and named quantities of stored physics states."""
         physics = self.complete(np.asarray(physics, np.float64))
         sensordata = self.sensordata(physics)
-        _, state = dynamics.seen(self.world, physics, sensordata, np)
-        return {"state": state.astype(np.float32)}, self.world.read(physics, sensordata, np)[1]
+        _, obs = dynamics.seen(self.world, physics, sensordata, np)
+        return single(obs), self.world.read(physics, sensordata, np)[1]
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[np.ndarray, "E O"], Quantities]:
         """The observation "state" without noise and the named quantities of physics states, in float64."""
@@ -184,16 +184,21 @@ class HostEnv(Env):
 
     def _timestep(self, states: np.ndarray, sensordata: np.ndarray, failed: np.ndarray) -> Timestep:
         _, path = self.world.read(states, sensordata, np)
-        physics, state = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], np)
+        physics, obs = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], np)
         elapsed = np.rint(states[:, -1, 0] / self.spec.control_dt)
         return Timestep(
             physics=physics,
-            obs={"state": state.astype(np.float32)},
+            obs=single(obs),
             quantities={name: value[:, -1] for name, value in path.items()},
             path=path,
             discount=np.where(failed, np.float32(0), np.float32(1)),
             last=failed | (elapsed >= self.spec.episode_length),
         )
+
+
+def single(obs: Obs) -> dict[str, np.ndarray]:
+    """Observations in float32, as agents take them."""
+    return {name: np.asarray(values, np.float32) for name, values in obs.items()}
 
 
 def usable_cores() -> int:

@@ -35,6 +35,7 @@ class MjxEnv(Env):
         except NotImplementedError as error:
             message = f"form 'mjx' cannot simulate world '{world.name}' ({error}); use form 'host'"
             raise InputError(message) from error
+        self._privileged = jax.vmap(privileged_reader(world.model, world.privileged, jnp))
         self._nominal = dynamics.read_fields(self._model)
         starts = HostEnv(world, threads=1).reset(jax.random.key(0), BANK)
         self._bank = jax.tree.map(jnp.asarray, starts)
@@ -69,8 +70,8 @@ class MjxEnv(Env):
         """Observations, with their noise, and named quantities of stored physics states."""
         physics = self.complete(jnp.asarray(physics, jnp.float32))
         sensordata = self._sense(physics)
-        _, state = dynamics.seen(self.world, physics, sensordata, jnp)
-        return {"state": state}, jax.vmap(self._read)(physics, sensordata)[1]
+        _, obs = dynamics.seen(self.world, physics, sensordata, jnp)
+        return obs, jax.vmap(self._read)(physics, sensordata)[1]
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[jax.Array, "E O"], Quantities]:
         """The observation "state" without noise and the named quantities of physics states."""
@@ -144,10 +145,10 @@ class MjxEnv(Env):
 
     def _timestep(self, states: jax.Array, sensordata: jax.Array) -> Timestep:
         _, path = jax.vmap(jax.vmap(self._read))(states, sensordata)
-        physics, state = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], jnp)
+        physics, obs = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], jnp)
         return Timestep(
             physics=physics,
-            obs={"state": state},
+            obs=obs,
             quantities={name: value[:, -1] for name, value in path.items()},
             path=path,
             discount=jnp.ones(len(states)),

@@ -16,13 +16,12 @@ import mujoco
 import numpy as np
 
 from embodied.deploy.contract import LAST_ACTION, Imu, Safety, Term, frame_width
-from embodied.deploy.observation import apply, scaled
 from embodied.rewards import Task
 from embodied.types import EnvSpec, InputError, Quantity
 from envs.compiled import Compiled
 from envs.memory import Memory
 from envs.randomise import COLUMNS, NOMINAL, Randomisation
-from envs.readings import check_terms, columns
+from envs.readings import check_privileged, check_terms, columns, frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +88,7 @@ class WorldModel:
     default_pose: Mapping[str, float] = dataclasses.field(default_factory=dict)  # joint -> rad; the model's otherwise
     safety: Safety = Safety()  # when a runtime stops by itself
     push: float = 0.5  # m/s, velocity change of the base that a push of strength 1 stays below
+    privileged: tuple[Term, ...] = ()  # what only training sees, beside the observation; estimates, without noise
 
     def __post_init__(self) -> None:
         if not 1 <= self.hold <= self.episode_length:
@@ -96,6 +96,7 @@ class WorldModel:
         if self.episode_length % self.hold:
             raise InputError(f"hold must divide the {self.episode_length} control steps of an episode, got {self.hold}")
         check_terms(self.model, self.observation)
+        check_privileged(self.model, self.privileged)
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -230,9 +231,20 @@ class WorldModel:
             values = everything[..., where]
             if term.source == (LAST_ACTION,):
                 values = Reading(self, numpy, physics, sensordata).control
-            values = values - np.broadcast_to(np.array(term.offset), values.shape) if term.offset else values
-            parts.append(scaled(term, apply(term.function, values, numpy), numpy))
+            parts.append(frame(term, values, numpy))
         return numpy.concatenate(parts, axis=-1)
+
+    def extras(self, physics: Any, sensordata: Any, numpy: ModuleType) -> dict[str, Any]:
+        """{"privileged": [..., R]}, what only training sees of states; {} where the world has no such terms."""
+        if not self.privileged:
+            return {}
+        everything = numpy.concatenate([physics[..., : self.ctrl.stop], sensordata], axis=-1)
+        each = zip(self.privileged, self._privileged_columns, strict=True)
+        return {"privileged": numpy.concatenate([frame(term, everything[..., w], numpy) for term, w in each], axis=-1)}
+
+    @functools.cached_property
+    def _privileged_columns(self) -> list[np.ndarray]:
+        return [columns(self.model, term) for term in self.privileged]
 
     @functools.cached_property
     def _columns(self) -> list[np.ndarray]:
@@ -242,9 +254,12 @@ class WorldModel:
     def spec(self, jittable: bool) -> EnvSpec:
         """What is fixed about this world."""
         size = sum(w * term.history.length for term, w in zip(self.observation, self.widths, strict=True))
+        obs = {"state": (size,)}
+        if self.privileged:
+            obs["privileged"] = (sum(len(where) for where in self._privileged_columns),)
         return EnvSpec(
             name=self.name,
-            obs={"state": (size,)},
+            obs=obs,
             action=self.model.nu,
             control_dt=self.control_dt,
             hold=self.hold,

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import mujoco
@@ -11,6 +12,7 @@ import numpy as np
 
 from embodied.deploy.contract import LAST_ACTION, Term
 from embodied.deploy.errors import InputError, nearest
+from embodied.deploy.observation import apply, scaled
 
 # MuJoCo's sensors that robots have as well; the others (positions in the world, velocities of bodies) are estimates.
 MEASURED = ("TOUCH", "ACCELEROMETER", "GYRO", "FORCE", "TORQUE", "MAGNETOMETER", "RANGEFINDER", "JOINTPOS", "JOINTVEL")
@@ -44,6 +46,24 @@ def columns(model: mujoco.MjModel, term: Term) -> np.ndarray:
         every = range(known[name].start, known[name].stop)
         found += [every[int(index.rstrip("]"))]] if bracket else every
     return np.array(found, int)
+
+
+def frame(term: Term, values: Any, numpy: ModuleType) -> Any:
+    """A term [..., W] of its readings [..., S], as networks get it."""
+    values = values - np.broadcast_to(np.array(term.offset), values.shape) if term.offset else values
+    return scaled(term, apply(term.function, values, numpy), numpy)
+
+
+def check_privileged(model: mujoco.MjModel, terms: Sequence[Term]) -> None:
+    """Nothing; raises InputError for a privileged term with an unknown source, with noise, or that needs a memory."""
+    for term in terms:
+        columns(model, term)
+        if term.noise:
+            raise InputError(f"privileged: term '{term.name}' must be without noise, got {term.noise}")
+        if term.source == (LAST_ACTION,) or term.history.length > 1:
+            raise InputError(f"privileged: term '{term.name}' needs a memory, which only an observation may have")
+        if term.function == "projected_gravity":
+            raise InputError(f"privileged: term '{term.name}' must be a function of each reading alone")
 
 
 def measured(model: mujoco.MjModel, name: str) -> bool:

@@ -45,6 +45,8 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
         stored = stored.replace(steps=stored.steps.replace(physics=env.complete(stored.steps.physics)))
     elif experiment.evaluate_every:
         raise InputError("evaluate_every: rewards of tasks need data with physics vectors, this data has none")
+    if "privileged" in env.spec.obs:
+        stored = add_privileged(stored, env)
     if experiment.task:
         stored = relabel(stored, env, experiment.task)
     mean, std = normalize.statistics(stored.steps.obs)
@@ -76,6 +78,22 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
 def agent_name(experiment: Experiment) -> str:
     """The row of the agents' table whose Config the experiment holds."""
     return type(experiment.agent).__module__.removeprefix("agents.")
+
+
+def add_privileged(stored: Dataset, env: Env, chunk: int = 50_000) -> Dataset:
+    """The dataset with what only training sees, read from its physics states, `chunk` rows at a time.
+
+    Raises InputError for states without physics.
+    """
+    physics = stored.steps.physics
+    if not physics.shape[1]:
+        raise InputError(
+            f"data: its states carry no physics vector, so what only training sees of world '{env.spec.name}' cannot "
+            "be computed"
+        )
+    chunks = [physics[first : first + chunk].astype(np.float64) for first in range(0, len(physics), chunk)]
+    privileged = np.concatenate([env.observe(rows)[0]["privileged"] for rows in chunks])
+    return stored.replace(steps=stored.steps.replace(obs={**stored.steps.obs, "privileged": privileged}))
 
 
 def relabel(stored: Dataset, env: Env, task: str, chunk: int = 50_000) -> Dataset:

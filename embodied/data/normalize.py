@@ -1,6 +1,6 @@
 """Standardised observations: statistics of a dataset, and the function that applies them in front of a network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import jax.numpy as jnp
@@ -24,19 +24,24 @@ def statistics(
     return mean, std
 
 
-def observation_inputs(inputs: Inputs, spec: Spec) -> Callable[[Obs], Float[Array, "B I"]]:
-    """The function obs -> [B, I] that feeds networks.
+def observation_inputs(inputs: Inputs, spec: Spec, names: Sequence[str]) -> Callable[[Obs], Float[Array, "B I"]]:
+    """The function obs -> [B, I] that feeds networks with the observations of these names, one after the other.
 
-    "raw" is the state vector as it is; "standardized" subtracts the mean, divides by the deviation and appends a 1.
+    "raw" leaves them as they are; "standardized" subtracts the mean, divides by the deviation and appends a 1.
     """
+
+    def join(obs: Obs) -> Array:
+        parts = [obs[name] for name in names]
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
+
     if inputs == "raw":
-        return lambda obs: obs["state"]
+        return join
     # NumPy, so that an agent which is made inside of a traced function may be kept.
-    mean = np.asarray(spec.mean.get("state", np.zeros(spec.obs["state"])), np.float32)
-    std = np.asarray(spec.std.get("state", np.ones(spec.obs["state"])), np.float32)
+    mean = np.concatenate([np.asarray(spec.mean.get(name, np.zeros(spec.obs[name])), np.float32) for name in names])
+    std = np.concatenate([np.asarray(spec.std.get(name, np.ones(spec.obs[name])), np.float32) for name in names])
 
     def standardize(obs: Obs) -> Array:
-        x = (obs["state"] - mean[None]) / std[None]
+        x = (join(obs) - mean[None]) / std[None]
         return jnp.concatenate([x, jnp.ones((x.shape[0], 1))], -1)
 
     return standardize

@@ -87,9 +87,12 @@ def action_vectors(action: Action) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def goal_encoder(policy: Policy, contract: Contract) -> Callable[[Array], tuple[Array]] | None:
-    """The function in encoder.onnx: obs [1,N] of a goal -> its latent z [1,D]; None for an agent without goals."""
+    """The function in encoder.onnx: obs [1,N] of a goal -> its latent z [1,D].
+
+    None for an agent without goals, and for one whose goals need privileged observations, which no robot has.
+    """
     policy = in_float32(policy)
-    if Goal not in policy.agent.prompts:
+    if Goal not in policy.agent.prompts or "privileged" in policy.spec.obs:
         return None
     low, scale, high = (part.astype(np.float32) for part in scaling(contract))
 

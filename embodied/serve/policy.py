@@ -30,7 +30,7 @@ class PolicyServable:
         self._agent, self._params = agent, jax.device_put(policy.params)
         self._latents = {name: np.asarray(prompted.z, np.float32) for name, prompted in prompts.items()}
         self._width = jax.eval_shape(agent.prompt, policy.params, Prior(), jax.random.key(0)).shape[-1]
-        self.schema = {name: tuple(shape) for name, shape in policy.spec.obs.items()}
+        self.schema = {"state": tuple(policy.spec.obs["state"])}  # clients have no privileged observations
         self.extras = ("prompt", "z") if self._width else ()
         self.metadata = {
             "world": policy.world,

@@ -78,6 +78,23 @@ def test_statistics_standardise_each_component_and_leave_constant_ones():
     assert mean == {"state": (2.0, 5.0)}
     assert std == {"state": (1.0, 1.0)}
     spec = Spec(obs={"state": (2,)}, action=1, mean=mean, std=std)
-    np.testing.assert_array_equal(normalize.observation_inputs("raw", spec)({"state": state}), state)
-    standard = normalize.observation_inputs("standardized", spec)({"state": state})
+    np.testing.assert_array_equal(normalize.observation_inputs("raw", spec, ("state",))({"state": state}), state)
+    standard = normalize.observation_inputs("standardized", spec, ("state",))({"state": state})
     np.testing.assert_allclose(standard, [[-1.0, 0.0, 1.0], [1.0, 0.0, 1.0]])
+
+
+def test_observations_are_joined_in_the_given_order_each_with_its_own_statistics():
+    spec = Spec(
+        obs={"privileged": (1,), "state": (2,)},
+        action=1,
+        mean={"privileged": (3.0,), "state": (1.0, 2.0)},
+        std={"privileged": (2.0,), "state": (1.0, 4.0)},
+    )
+    assert spec.trained_on == ("state", "privileged")
+    obs = {"privileged": np.array([[7.0]], np.float32), "state": np.array([[2.0, 6.0]], np.float32)}
+    joined = {i: normalize.observation_inputs(i, spec, spec.trained_on)(obs) for i in ("raw", "standardized")}
+    np.testing.assert_array_equal(joined["raw"], [[2.0, 6.0, 7.0]])
+    np.testing.assert_array_equal(joined["standardized"], [[1.0, 1.0, 2.0, 1.0]])
+    np.testing.assert_array_equal(
+        normalize.observation_inputs("standardized", spec, ("state",))({"state": obs["state"]}), [[1.0, 1.0, 1.0]]
+    )

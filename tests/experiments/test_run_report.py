@@ -49,7 +49,8 @@ def test_task_features_are_those_of_the_encoder(policy):
     from embodied.data.normalize import observation_inputs
 
     encoder = nets.encoders.encoder(policy.config.psi_hidden, policy.config.psi_layers, policy.config.z_dim)
-    inputs = observation_inputs("standardized", policy.spec)(jax.tree.map(jax.numpy.asarray, policy.buffer.obs))
+    standardize = observation_inputs("standardized", policy.spec, ("state",))
+    inputs = standardize(jax.tree.map(jax.numpy.asarray, policy.buffer.obs))
     expected = encoder.apply(policy.params["psi"], inputs)
     np.testing.assert_allclose(evaluate.task_features(policy), expected, atol=2e-4)
 

@@ -1,0 +1,121 @@
+"""From data without privileged observations to a policy trained on them, prompted, evaluated, served and exported."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import envs
+from agents import fb, rnd, td_jepa
+from embodied import promptfile
+from embodied.data import dataset, store
+from embodied.deploy.contract import Command
+from embodied.export.bundle import deployed, goal_encoder
+from embodied.promptfile import Request
+from embodied.serve.policy import PolicyServable
+from embodied.train import TrainConfig
+from embodied.types import InputError
+from envs.contract import contract_of
+from experiments import collect, train
+from experiments.evaluate import evaluate_tasks
+from experiments.models import resolve
+from experiments.presets import Collect, Experiment, Online
+
+AGENTS = {
+    "fb": dataclasses.replace(fb.Config().tiny(), inputs="standardized"),
+    "td_jepa": dataclasses.replace(td_jepa.Config().tiny(), inputs="standardized"),
+}
+ONLINE = Online(worlds=4, decisions=6, latent_hold=3, capacity=12, quantities=("x", "speed"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with data of a curious explorer and runs that learned from it."""
+    folder = tmp_path_factory.mktemp("privileged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(envs.WORLDS, "cart", "tests.envs.carts")
+        jax.config.update("jax_disable_most_optimizations", True)
+        explorer = rnd.Config().tiny()
+        made = Collect(
+            "cart",
+            "rnd",
+            8,
+            decisions=6,
+            worlds=4,
+            explorer_config=explorer,
+            updates=2,
+            batch_size=8,
+            randomise="standard",
+        )
+        collect.run(made, folder / "data", quiet=True)
+        for name, config in AGENTS.items():
+            online = ONLINE if name == "fb" else Online()
+            budget = TrainConfig(updates=4, batch_size=16, chunk=2)
+            experiment = Experiment("cart", config, budget, online=online, buffer=30, randomise="standard")
+            train.run(experiment, folder / "data", folder / name, quiet=True)
+        yield folder
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(params=AGENTS)
+def trained(request, place):
+    """(policy, world) of a finished run."""
+    return resolve(str(place / request.param))
+
+
+def test_stored_episodes_keep_the_state_and_the_physics_alone(place):
+    episode = store.read_episodes(place / "data")[0]
+    assert episode["state"].shape == (7, 1)
+    assert set(episode) == {"state", "action", "physics", "reward", "discount"}
+
+
+@pytest.mark.parametrize("chunk", [5, 50_000])
+def test_privileged_observations_are_read_of_stored_physics(place, chunk):
+    env = collect.make_env("cart", None, "standard")
+    stored = dataset.from_episodes(store.read_episodes(place / "data"))
+    steps = train.add_privileged(stored, env, chunk).steps
+    expected = env.observe(stored.steps.physics.astype(np.float64))[0]["privileged"]
+    np.testing.assert_array_equal(steps.obs["privileged"], expected)
+    np.testing.assert_array_equal(steps.obs["state"], stored.steps.obs["state"])
+    bare = stored.replace(steps=stored.steps.replace(physics=stored.steps.physics[:, :0]))
+    with pytest.raises(InputError, match="data: its states carry no physics vector, so what only training sees"):
+        train.add_privileged(bare, env)
+
+
+def test_policy_keeps_statistics_and_buffer_of_both_names(trained):
+    policy, env = trained
+    assert dict(policy.spec.obs) == {"state": (1,), "privileged": (4,)}
+    assert {name: len(values) for name, values in policy.spec.std.items()} == {"state": 1, "privileged": 4}
+    expected = env.observe(policy.buffer.physics.astype(np.float64))[0]["privileged"]
+    np.testing.assert_allclose(policy.buffer.obs["privileged"], expected, atol=1e-5)
+
+
+def test_policy_is_prompted_evaluated_and_acts_on_the_state_alone(trained):
+    policy, env = trained
+    scores = evaluate_tasks(policy, env, episodes=2)
+    assert np.isfinite(scores["right"].returns).all()
+    for request in (
+        Request("reward", "tolerance(speed, 0.1, inf, 0.2)", samples=30),
+        Request("row", row=3),
+        Request("state", state=tuple(policy.buffer.physics[0].tolist())),
+    ):
+        prompted, _ = promptfile.infer(request, policy, env)
+        action, _ = prompted.act({"state": np.zeros(1)}, prompted.carry())
+        assert action.shape == (1,)
+
+
+def test_exported_and_served_policies_act_as_the_policy_does(trained):
+    policy, env = trained
+    prompted, _ = promptfile.infer(Request("row", row=3), policy, env)
+    contract = contract_of(env.world, Command(8, 8**0.5))
+    state = np.array([0.2], np.float32)
+    expected, _ = prompted.act({"state": state}, prompted.carry())
+    action, _, finite = deployed(policy, contract)(state[None], prompted.z[None])
+    np.testing.assert_allclose(action[0], expected, atol=1e-6)
+    assert finite[0] == 1
+    assert goal_encoder(policy, contract) is None
+    servable = PolicyServable(policy, {"there": prompted}, env.spec.control_dt)
+    assert servable.schema == {"state": (1,)}
+    actions, _ = servable.infer({"state": state}, servable.start())
+    np.testing.assert_allclose(actions[0], expected, atol=1e-6)
