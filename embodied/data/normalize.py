@@ -1,7 +1,7 @@
 """Standardised observations: statistics of a dataset, and the function that applies them in front of a network."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,7 @@ def observation_inputs(inputs: Inputs, spec: Spec, names: Sequence[str]) -> Call
     "raw" leaves them as they are; "standardized" subtracts the mean, divides by the deviation and appends a 1.
     """
 
-    def join(obs: Obs) -> Array:
+    def join(obs: Obs) -> Any:  # whatever it is given: host or device arrays
         parts = [obs[name] for name in names]
         return parts[0] if len(parts) == 1 else jnp.concatenate(parts, -1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import agents
-from agents import td_jepa
+from agents import td3, td_jepa
 from embodied.policy import Buffer, Policy
 from embodied.types import Agent, Batch, Goal, InputError, Reward, Spec
 from tests.agents.chains import quick_jit, random_batch, random_state
@@ -41,7 +41,10 @@ def case(request):
         traces.append(1)
         return agent.update(state, batch, key)
 
-    return Case(request.param, config, agent, random_state(agent, SPEC), quick_jit(update), traces)
+    state = random_state(agent, SPEC)
+    if request.param == "rnd":  # what is filled at random there includes its explorer's moments of gradients
+        state = state.replace(explorer=random_state(td3.make(config.explorer, SPEC), SPEC))
+    return Case(request.param, config, agent, state, quick_jit(update), traces)
 
 
 def batch(seed: int = 0) -> Batch:
@@ -66,7 +69,7 @@ def policy(case: Case) -> Policy:
 
 
 def reward(obs: Any) -> Reward:
-    return Reward(obs, np.linspace(-1, 1, 40, dtype=np.float32))
+    return Reward(obs, jnp.linspace(-1, 1, 40))
 
 
 def test_actor_does_not_depend_on_privileged_inputs_nor_need_them(case):

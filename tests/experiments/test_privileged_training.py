@@ -10,14 +10,13 @@ import envs
 from agents import fb, rnd, td_jepa
 from embodied import promptfile
 from embodied.data import dataset, store
-from embodied.deploy.contract import Command
-from embodied.export.bundle import deployed, goal_encoder
+from embodied.deploy import bundle
+from embodied.policy import Prompted
 from embodied.promptfile import Request
 from embodied.serve.policy import PolicyServable
 from embodied.train import TrainConfig
 from embodied.types import InputError
-from envs.contract import contract_of
-from experiments import collect, train
+from experiments import collect, export, prompt, train
 from experiments.evaluate import evaluate_tasks
 from experiments.models import resolve
 from experiments.presets import Collect, Experiment, Online
@@ -91,31 +90,39 @@ def test_policy_keeps_statistics_and_buffer_of_both_names(trained):
     np.testing.assert_allclose(policy.buffer.obs["privileged"], expected, atol=1e-5)
 
 
-def test_policy_is_prompted_evaluated_and_acts_on_the_state_alone(trained):
+def test_policy_is_prompted_evaluated_and_acts_on_the_state_alone(trained, tmp_path):
     policy, env = trained
     scores = evaluate_tasks(policy, env, episodes=2)
     assert np.isfinite(scores["right"].returns).all()
-    for request in (
-        Request("reward", "tolerance(speed, 0.1, inf, 0.2)", samples=30),
-        Request("row", row=3),
-        Request("state", state=tuple(policy.buffer.physics[0].tolist())),
+    for request, told in (
+        (Request("reward", "tolerance(speed, 0.1, inf, 0.2)", samples=30), {"predicted_return", "evaluated_return"}),
+        (Request("row", row=3), {"distance"}),
+        (Request("state", state=tuple(policy.buffer.physics[0].tolist())), {"distance"}),
     ):
-        prompted, _ = promptfile.infer(request, policy, env)
+        prompted, found, _ = prompt.run(policy, env, request, tmp_path / "prompt.json", episodes=1)
+        assert told <= found.keys()
+        promptfile.check(tmp_path / "prompt.json", policy, env)
         action, _ = prompted.act({"state": np.zeros(1)}, prompted.carry())
         assert action.shape == (1,)
 
 
-def test_exported_and_served_policies_act_as_the_policy_does(trained):
+def test_served_policy_asks_for_the_state_alone(trained):
     policy, env = trained
     prompted, _ = promptfile.infer(Request("row", row=3), policy, env)
-    contract = contract_of(env.world, Command(8, 8**0.5))
-    state = np.array([0.2], np.float32)
-    expected, _ = prompted.act({"state": state}, prompted.carry())
-    action, _, finite = deployed(policy, contract)(state[None], prompted.z[None])
-    np.testing.assert_allclose(action[0], expected, atol=1e-6)
-    assert finite[0] == 1
-    assert goal_encoder(policy, contract) is None
     servable = PolicyServable(policy, {"there": prompted}, env.spec.control_dt)
     assert servable.schema == {"state": (1,)}
-    actions, _ = servable.infer({"state": state}, servable.start())
-    np.testing.assert_allclose(actions[0], expected, atol=1e-6)
+    state = {"state": np.array([0.2], np.float32)}
+    actions, _ = servable.infer(state, servable.start())
+    np.testing.assert_allclose(actions[0], prompted.act(state, prompted.carry())[0], atol=1e-6)
+
+
+def test_exported_policy_acts_on_the_state_alone_and_has_no_encoder_of_goals(place, tmp_path):
+    policy, env = resolve(str(place / "fb"), "none")
+    verdict = export.run(policy, env, export.choose_prompts(policy, env, ()), tmp_path / "bundle", episodes=2)
+    assert verdict.passed
+    loaded = bundle.load(tmp_path / "bundle")
+    assert "encoder.onnx" not in loaded.content
+    golden = loaded.arrays(bundle.GOLDEN)
+    assert golden["obs"].shape[1] == 1
+    expected, _ = Prompted(policy, golden["z"][5]).act({"state": golden["obs"][5]}, (0, ()))
+    np.testing.assert_allclose(golden["action"][5], expected, atol=1e-5)
