@@ -35,7 +35,6 @@ class MjxEnv(Env):
         except NotImplementedError as error:
             message = f"form 'mjx' cannot simulate world '{world.name}' ({error}); use form 'host'"
             raise InputError(message) from error
-        self._privileged = jax.vmap(privileged_reader(world.model, world.privileged, jnp))
         self._nominal = dynamics.read_fields(self._model)
         starts = HostEnv(world, threads=1).reset(jax.random.key(0), BANK)
         self._bank = jax.tree.map(jnp.asarray, starts)

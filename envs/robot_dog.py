@@ -2,7 +2,8 @@
 
 What the actor sees comes from sensors that such a robot has, three frames of each: angular velocity, direction of
 gravity, joint angles from the standing pose, joint velocities, the last action. An action moves the servos' targets
-around the standing pose. Episodes begin near that pose, on the feet. Own model, `envs/assets/robot_dog.xml`.
+around the standing pose. Training alone sees how fast the trunk moves and how high trunk and feet are. Episodes begin
+near the standing pose, on the feet. Own model, `envs/assets/robot_dog.xml`.
 """
 
 import dataclasses
@@ -82,6 +83,11 @@ def make(
         quantities=QUANTITIES,
         rewards=REWARDS,
         observation=_observation(joints),
+        privileged=(
+            Term("velocity", ("sensor/velocity",), "m/s", "body", estimated=True),
+            Term("height", ("sensor/trunk_position[2]",), "m", "world", estimated=True),
+            Term("feet", tuple(f"sensor/{leg}_foot_position[2]" for leg in LEGS), "m", "world", estimated=True),
+        ),
         measure=_measure,
         start=lambda generator, count: _start(source.model, generator, count, start),
         settle=40 if start == "anyhow" else 0,

@@ -13,7 +13,7 @@ from embodied.types import InputError
 
 COUNT = 3
 KEY = jax.random.key(0)
-SLOW_TO_COMPILE = ("cheetah", "quadruped")
+SLOW_TO_COMPILE = ("cheetah", "quadruped", "robot_dog")
 HOST = [pytest.param(name, "host", id=f"{name}-host") for name in envs.WORLDS]
 MJX = [
     pytest.param(name, "mjx", id=f"{name}-mjx", marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE))
