@@ -80,13 +80,14 @@ def action_of(world: WorldModel) -> Action:
         names = tuple(model.joint(model.actuator_trnid[index, 0]).name for index in range(model.nu))
     else:
         names = tuple(model.actuator(index).name for index in range(model.nu))
-    centre, half = world.actuator_range
+    # Halves of sums of limits, without the last digits that rounding leaves.
+    centre, half = (np.round(part, 12).tolist() for part in world.actuator_range)
     return Action(
         names=names,
         target="joint_position" if servos else "actuator_command",
-        scale=dict(zip(names, map(float, half), strict=True)),
-        offset=dict(zip(names, map(float, centre), strict=True)),
-        limit={n: (float(c - h), float(c + h)) for n, c, h in zip(names, centre, half, strict=True)},
+        scale=dict(zip(names, half, strict=True)),
+        offset=dict(zip(names, centre, strict=True)),
+        limit=dict(zip(names, map(tuple, model.actuator_ctrlrange.tolist()), strict=True)),
     )
 
 

@@ -7,6 +7,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import yaml
 
 import agents
 import envs
@@ -151,3 +152,27 @@ def test_shipped_walker_becomes_a_bundle_by_the_command_line(tmp_path, capsys):
     command.main(["walker", "--out", str(tmp_path / "bundle"), "--episodes", "1"])
     assert "2000 golden steps" in capsys.readouterr().out
     assert verify(bundle.load(tmp_path / "bundle")).action_error <= 1e-5
+
+
+def test_robot_with_servos_is_exported_for_other_runtimes_too(tmp_path):
+    dog = envs.make("robot_dog", threads=1)
+    spec = Spec(dog.spec.obs, dog.spec.action)
+    module = importlib.import_module(agents.AGENTS["fb"])
+    state = module.make(module.Config().tiny(), spec).init(jax.random.key(1), spec.example())
+    ts = dog.reset(jax.random.key(2), 100)
+    for step in range(5):
+        ts = dog.step(ts, np.random.default_rng(step).uniform(-1, 1, (100, 12)))
+    policy = Policy(
+        "fb", module.Config().tiny(), spec, "robot_dog", {"hold": 1}, state.params, Buffer(ts.obs, ts.physics)
+    )
+    stand = {"stand": export.choose_prompts(policy, dog, ())["stand"]}
+    verdict = export.run(policy, dog, stand, tmp_path / "bundle", 1, others=("unitree_rl", "bfm_zero"))
+    assert verdict.passed
+    loaded = bundle.load(tmp_path / "bundle")
+    assert "encoder.onnx" not in loaded.content  # a goal needs what only training sees
+    written = yaml.safe_load(loaded.content["targets/unitree_rl/stand/params/deploy.yaml"])
+    assert written["default_joint_pos"] == [0.0, 0.8, -1.6] * 4
+    assert written["actions"]["JointPositionAction"]["clip"][2] == [-2.3, -0.9]
+    assert written["observations"]["joint_pos_rel"]["history_length"] == 3
+    assert loaded.contract.safety.tilt == 1.0
+    assert all(reading.available == "robot" for reading in loaded.contract.readings)

@@ -1,5 +1,6 @@
 """What other runtimes ask of a contract and of prompts, beyond the terms: each function refuses by name."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +25,7 @@ def check_offset(contract: Contract) -> None:
     """Nothing; raises InputError where a target is not counted from the default position of its joint."""
     for joint, default in defaults(contract).items():
         offset = contract.action.offset[joint]
-        if offset != default:
+        if not math.isclose(offset, default, abs_tol=1e-9):  # a sum of two limits may miss it by a rounding
             raise InputError(
                 f"action.offset of '{joint}' is {offset}, and {default} is subtracted from its position; "
                 "this runtime has one default position for both"
