@@ -9,9 +9,13 @@ from typing import Annotated
 import tyro
 
 from embodied import promptfile
+from embodied.deploy.bundle import MANIFEST
+from embodied.deploy.bundle import load as load_bundle
 from embodied.policy import Prompted
 from embodied.serve.access import is_loopback, read_token
+from embodied.serve.bundle import BundleServable
 from embodied.serve.policy import PolicyServable
+from embodied.serve.servable import Servable
 from embodied.serve.server import ServeConfig, Server, serve
 from embodied.types import InputError
 from experiments.models import resolve
@@ -21,7 +25,7 @@ from experiments.models import resolve
 class Arguments:
     """Serves a policy in the message form of openpi until it is interrupted. docs/serving.md shows clients."""
 
-    model: tyro.conf.Positional[str]  # shipped model or run directory
+    model: tyro.conf.Positional[str]  # shipped model, run directory or bundle
     prompt: Annotated[
         tuple[Path, ...],
         tyro.conf.UseAppendAction,
@@ -45,8 +49,15 @@ def main(arguments: list[str]) -> None:
     print("stopped")
 
 
-def load(model: str, files: tuple[Path, ...]) -> PolicyServable:
-    """The policy with its prompts, each known by the name of its file. Raises InputError where two have one name."""
+def load(model: str, files: tuple[Path, ...]) -> Servable:
+    """A bundle with its own prompts, or a policy with these, each known by the name of its file.
+
+    Raises InputError where two files have one name, or a bundle is given any.
+    """
+    if (Path(model) / MANIFEST).exists():
+        if files:
+            raise InputError("prompt: a bundle brings its own prompts; leave --prompt out")
+        return BundleServable(load_bundle(Path(model)))
     names = [file.stem for file in files]
     for name in names:
         if names.count(name) > 1:
