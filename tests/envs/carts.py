@@ -2,8 +2,9 @@
 
 from embodied.deploy.contract import Term
 from embodied.types import Env, Quantity
+from envs.compiled import compile_model
 from envs.forms import build
-from envs.model import Reading, WorldModel, compile_model
+from envs.model import Reading, WorldModel
 from envs.randomise import Randomisation
 
 # The swing turns about the cart's own centre, 0.3 m above its frame.

@@ -197,7 +197,7 @@ def test_comparison_scores_a_finished_cell_as_it_was_trained(place, trained, cap
     zero_shot.main([*chosen, "--topline", "", "--updates", "40", "--episodes", "2", "--out", str(place / "table.json")])
     record = json.loads((place / "table.json").read_text())
     scores = record["metrics"]["scores"]
-    assert set(scores) == {"fb-small", "random actions", "random latent (fb-small)"}
+    assert set(scores) == {"fb-small", "random_actions", "random_latent_fb-small"}
     policy, env = resolve(str(trained[0]))
     for task, one in evaluate_tasks(policy, env, 2).items():
         assert scores["fb-small"][task]["seed_means"] == [pytest.approx(float(one.returns.mean()))]
