@@ -135,7 +135,7 @@ class Simulator:
         self._heard: float | None = None  # when the last order came; None: none since the last damping
 
     def run(self, seconds: float = float("inf")) -> None:
-        """Nothing; simulates in real time, and says on stdout when the watchdog acts."""
+        """Nothing; simulates in real time, and says on stdout when a policy drives it and when the watchdog acts."""
         timing = self._contract.timing
         every = timing.control_dt / PUBLICATIONS
         began, due = time.monotonic(), 0.0
@@ -176,6 +176,8 @@ class Simulator:
                 continue
             target = numbers_of(payload, len(self._contract.action.names))
             if sender == self._client and count > self._newest and target is not None:
+                if kind == TARGET and self._heard is None:
+                    print(json.dumps({"event": "driven"}), flush=True)
                 self._newest, self._heard = count, time.monotonic() if kind == TARGET else None
                 self._robot.apply(Order("target" if kind == TARGET else "damping", target))
 

@@ -14,10 +14,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import tyro
@@ -27,6 +28,8 @@ from embodied.deploy.contract import Contract
 from embodied.deploy.safety import Proposal, Safety
 from embodied.types import InputError
 from experiments.results import write_result
+
+PATIENCE = 60.0  # seconds for one policy to start, drive and be noticed missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +76,26 @@ def kill(bundle: Path, times: int) -> list[float]:
         port = json.loads(simulator.stdout.readline())["port"]
         for _ in range(times):
             command = [*module, "run", str(bundle), "--robot", f"udp:127.0.0.1:{port}"]
+            # A simulator that says nothing for so long is ended, and its silence is told.
+            watch = threading.Timer(PATIENCE, simulator.kill)
+            watch.start()
             with subprocess.Popen(command, stdout=subprocess.DEVNULL) as policy:
-                time.sleep(1.5 + rng.uniform())
-                if policy.poll() is not None:
-                    raise SystemExit("error: the policy stopped before it was killed")
+                _event(simulator.stdout, "driven")
+                time.sleep(0.5 + rng.uniform())
                 os.kill(policy.pid, signal.SIGKILL)
-            silent.append(json.loads(simulator.stdout.readline())["silent_ms"])
+            silent.append(_event(simulator.stdout, "damping")["silent_ms"])
+            watch.cancel()
         simulator.kill()
     return silent
+
+
+def _event(lines: TextIO, wanted: str) -> dict[str, Any]:
+    """The next event of the simulator of that kind; stops where there is none."""
+    for line in lines:
+        event = json.loads(line)
+        if event["event"] == wanted:
+            return event
+    raise SystemExit(f"error: the simulator ended before '{wanted}'")
 
 
 def random_actions(contract: Contract, count: int) -> dict[str, Any]:
