@@ -93,7 +93,7 @@ def make(
         settle=40 if start == "anyhow" else 0,
         imu=Imu("sensor/orientation", "sensor/gyro"),
         default_pose=dict(zip(joints, STAND, strict=True)),
-        safety=Safety(tilt=1.0, slew=dict.fromkeys(joints, 0.5), passive_kd=3.0),
+        safety=Safety(tilt=1.0, slew=dict.fromkeys(joints, 0.3), passive_kd=3.0),
     )
     return build(world, form, threads, randomise)
 

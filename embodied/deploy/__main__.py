@@ -25,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("--prompt", help="name of a prompt in the bundle; the first one otherwise")
     run.add_argument("--switch", help="prompt to switch to half way")
     run.add_argument("--seconds", type=float, default=60.0, help="on the robot's clock")
+    run.add_argument(
+        "--rise", type=float, default=0.0, help="seconds from where the joints are to the pose of action 0"
+    )
     run.add_argument("--robot", default="mujoco", help="mujoco, or udp:HOST:PORT of a simulator in another process")
     run.add_argument("--start", type=int, default=0, help="which start state of the bundle (mujoco only)")
     check = commands.add_parser("verify", help="check every byte and replay the golden vectors")
@@ -72,8 +75,8 @@ def _run(bundle: Bundle, chosen: argparse.Namespace) -> int:
     if chosen.switch:
         bundle.prompt(chosen.switch)  # a wrong name is told before the robot moves
     began = time.perf_counter()
-    reason = runtime.run(chosen.seconds, each)
-    took = 1000 * np.array([tick.seconds for tick in ticks])
+    reason = runtime.rise(chosen.rise) or runtime.run(chosen.seconds, each)
+    took = 1000 * np.array([tick.seconds for tick in ticks] or [0.0])
     print(f"prompt '{prompt}': {len(ticks)} ticks in {time.perf_counter() - began:.1f} s")
     print(f"inference p50 {np.percentile(took, 50):.3f} ms, p99 {np.percentile(took, 99):.3f} ms")
     print(f"stopped: {reason}" if reason else "ended in time")

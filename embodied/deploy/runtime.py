@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .bundle import Bundle, check_latent
+from .contract import columns
 from .network import Network
 from .observation import Assembler
 from .robot import Order, RobotInterface, State, check_identity
@@ -74,9 +75,9 @@ class Runtime:
         self._network, self._assembler = Network(bundle), Assembler(contract)
         self._control_dt = contract.timing.control_dt
         self._rescaled = contract.action.last_action == "clipped"
-        offset = np.array([contract.action.offset[name] for name in contract.action.names])
-        self.safety = Safety(contract, offset)
-        self._last_action = np.zeros(len(offset))
+        self._offset = np.array([contract.action.offset[name] for name in contract.action.names])
+        self.safety = Safety(contract, self._pose(robot.read()))
+        self._last_action = np.zeros(len(self._offset))
         self._latent = Latent(self._z(prompt), round(contract.safety.blend / self._control_dt))
         self._network(np.zeros(contract.width), self._latent.next())  # the first inference takes longest
         self._latent = Latent(self._z(prompt), round(contract.safety.blend / self._control_dt))
@@ -84,6 +85,24 @@ class Runtime:
     def switch(self, prompt: str | np.ndarray) -> None:
         """Nothing; does what another prompt says from the next tick on. Raises InputError for one that does not fit."""
         self._latent.switch(self._z(prompt))
+
+    def rise(self, seconds: float) -> str:
+        """Why it stopped by itself, or ""; moves from where the joints are to the targets of action 0, evenly.
+
+        What a robot does between lying limp and its policy; it may lie tilted, so only old states stop it.
+        """
+        ticks = round(seconds / self._control_dt)
+        start, begin = self._pose(self.robot.read()), self.robot.now()
+        for index in range(ticks):
+            self.robot.wait(begin + index * self._control_dt)
+            self.safety.check_age(self.robot.read(), self.robot.now())
+            share = (index + 1) / ticks
+            target = (1 - share) * start + share * self._offset
+            self.robot.send(self.safety.order(Proposal(target, True, 0.0)))
+            if self.safety.reason:
+                break
+        self.robot.wait(begin + ticks * self._control_dt)
+        return self.safety.reason
 
     def step(self) -> Tick:
         """One control tick: its order has been sent."""
@@ -111,6 +130,14 @@ class Runtime:
         finally:
             self.robot.send(Order("damping", np.zeros(len(self._last_action))))
         return self.safety.reason
+
+    def _pose(self, state: State) -> np.ndarray:
+        """Targets [A] that keep the joints where they are; those of action 0 where targets are no positions."""
+        contract = self.bundle.contract
+        places, names = columns(contract), [f"joint_position/{name}" for name in contract.action.names]
+        if contract.action.target != "joint_position" or not all(name in places for name in names):
+            return self._offset
+        return np.array([state.readings[places[name]][0] for name in names])
 
     def _z(self, prompt: str | np.ndarray) -> np.ndarray:
         if isinstance(prompt, str):

@@ -43,13 +43,17 @@ class Safety:
 
     def check(self, state: State, now: float) -> None:
         """Nothing; stops where the state is too old or the body tilted too far."""
-        age = 1000 * (now - state.time)
-        if age > self._safety.stale_ms:
-            self.stop(f"stale: the newest state is {age:.0f} ms old, allowed are {self._safety.stale_ms:.0f}")
+        self.check_age(state, now)
         if self._safety.tilt is not None and self._quaternion is not None:
             tilt = tilt_of(state.readings[self._quaternion])
             if tilt > self._safety.tilt:
                 self.stop(f"tilt: {tilt:.2f} rad, allowed are {self._safety.tilt:.2f}")
+
+    def check_age(self, state: State, now: float) -> None:
+        """Nothing; stops where the state is too old."""
+        age = 1000 * (now - state.time)
+        if age > self._safety.stale_ms:
+            self.stop(f"stale: the newest state is {age:.0f} ms old, allowed are {self._safety.stale_ms:.0f}")
 
     def order(self, proposal: Proposal) -> Order:
         """What goes to the robot for this proposal."""

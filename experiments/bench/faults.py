@@ -75,13 +75,13 @@ def kill(bundle: Path, times: int) -> list[float]:
         assert simulator.stdout is not None
         port = json.loads(simulator.stdout.readline())["port"]
         for _ in range(times):
-            command = [*module, "run", str(bundle), "--robot", f"udp:127.0.0.1:{port}"]
+            command = [*module, "run", str(bundle), "--robot", f"udp:127.0.0.1:{port}", "--rise", "1"]
             # A simulator that says nothing for so long is ended, and its silence is told.
             watch = threading.Timer(PATIENCE, simulator.kill)
             watch.start()
             with subprocess.Popen(command, stdout=subprocess.DEVNULL) as policy:
                 _event(simulator.stdout, "driven")
-                time.sleep(0.5 + rng.uniform())
+                time.sleep(1 + rng.uniform())
                 os.kill(policy.pid, signal.SIGKILL)
             silent.append(_event(simulator.stdout, "damping")["silent_ms"])
             watch.cancel()

@@ -147,6 +147,28 @@ def test_another_robot_is_refused_before_anything_moves(loaded, change, message)
         Runtime(loaded, robot, "lean")
 
 
+def test_rising_takes_limp_joints_evenly_to_the_pose_of_action_zero(loaded):
+    start = robots.start()
+    start[8:10] = 0.4, -0.3
+    robot = Simulation(loaded.contract, load_model(loaded), start)
+    runtime, orders, send = Runtime(loaded, robot, "lean", instant), [], robot.send
+    robot.send = lambda order: (orders.append(order.target), send(order))
+    assert runtime.rise(0.5) == ""
+    path = np.array(orders)
+    assert path.shape == (25, 2)
+    np.testing.assert_allclose(path[0], [0.4 - 0.3 / 25, -0.3 + 0.4 / 25], atol=1e-9)
+    np.testing.assert_allclose(path[-1], [0.1, 0.1])
+    assert np.abs(np.diff(path, axis=0)).max() < 0.02
+
+
+def test_first_targets_count_from_where_the_joints_are(loaded):
+    start = robots.start()
+    start[8:10] = -0.4, 0.4
+    ticks = []
+    Runtime(loaded, Simulation(loaded.contract, load_model(loaded), start), "lean", instant).run(0.1, ticks.append)
+    assert np.abs(ticks[0].order.target - [-0.4, 0.4]).max() <= 0.2 + 1e-9
+
+
 def test_delay_keeps_an_order_from_the_motors_for_so_many_steps(loaded):
     robot, seen = simulation(loaded, delay=3), []
     robot._each = lambda data: seen.append(data.ctrl.copy())
