@@ -1,13 +1,15 @@
 """`embodied sim2sim BUNDLE`: returns of a bundle in plain MuJoCo, as it is and with a robot that differs."""
 
 import dataclasses
-import json
+import shlex
+import time
 from pathlib import Path
 
 import tyro
 
 from embodied.deploy.bundle import load
 from experiments import sim2sim
+from experiments.results import write_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +21,13 @@ class Arguments:
     condition: tuple[str, ...] = tuple(sim2sim.CONDITIONS)  # nominal, late, noise, randomised, all
     episodes: int = 100
     video: Path | None = None  # mp4 of the first prompt, its conditions side by side
-    out: Path | None = None  # JSON file for the numbers
+    out: Path | None = None  # result file: the numbers, and how they were made
 
 
 def main(arguments: list[str]) -> None:
     """Simulates and prints."""
     chosen = tyro.cli(Arguments, args=arguments, prog="embodied sim2sim")
+    started = time.perf_counter()
     bundle = load(chosen.bundle)
     prompts = chosen.prompt or tuple(name for name in bundle.prompts if sim2sim.is_reward(bundle, name))
     results = sim2sim.run(bundle, prompts, chosen.condition, chosen.episodes)
@@ -33,8 +36,9 @@ def main(arguments: list[str]) -> None:
         f"IQM and 95 % bootstrap interval of {chosen.episodes} episodes; down: torso tilted over 60 degrees at the end"
     )
     if chosen.out:
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        chosen.out.write_text(json.dumps(sim2sim.summary(bundle, results), indent=1) + "\n", encoding="utf-8")
+        command = shlex.join(["embodied", "sim2sim", *arguments])
+        wall, model = time.perf_counter() - started, bundle.manifest.get("model_sha256")
+        write_result(chosen.out, command, sim2sim.summary(bundle, results), [0], wall, model_sha256=model)
         print(f"wrote {chosen.out}")
     if chosen.video and sim2sim.video(bundle, results, chosen.video):
         print(f"wrote {chosen.video}")

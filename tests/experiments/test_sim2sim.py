@@ -53,7 +53,7 @@ def test_command_prints_writes_and_names_mistakes(packed, tmp_path, capsys):
     folder, out = str(packed.directory), tmp_path / "sim.json"
     command.main([folder, "--prompt", "loop", "--condition", "nominal", "late", "--episodes", "2", "--out", str(out)])
     assert "in training" in capsys.readouterr().out
-    assert set(json.loads(out.read_text())["loop"]) == {"in_training", "nominal", "late"}
+    assert set(json.loads(out.read_text())["metrics"]["loop"]) == {"in_training", "nominal", "late"}
     for arguments, message in [
         (["--condition", "nominall"], "did you mean 'nominal'"),
         (["--prompt", "lop"], "did you mean 'loop'"),
