@@ -92,7 +92,8 @@ def test_hundred_connections_that_come_and_go_leave_no_thread_and_no_descriptor(
                     client.send(pack({"state": STATE}))
                     client.socket.shutdown(socket.SHUT_RDWR)  # without a farewell
         assert comes_true(lambda: server.sockets == 0)
-        assert comes_true(lambda: left() == before)
+        # Fewer is right as well: other tests of this process may still have been tidying up before.
+        assert comes_true(lambda: all(now <= then for now, then in zip(left(), before, strict=True)))
         assert server.metrics.connections == 0
         assert server.metrics.counts["connections_total", ""] == 76
 
