@@ -86,7 +86,7 @@ class HostEnv(Env):
         physics = self.complete(np.asarray(physics, np.float64))
         sensordata = self.sensordata(physics)
         _, obs = dynamics.seen(self.world, physics, sensordata, np)
-        return single(obs), self.world.read(physics, sensordata, np)[1]
+        return single(obs), self.world.measured(physics, sensordata, np)
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[np.ndarray, "E O"], Quantities]:
         """The observation "state" without noise and the named quantities of physics states, in float64."""
@@ -183,7 +183,7 @@ class HostEnv(Env):
         return failed
 
     def _timestep(self, states: np.ndarray, sensordata: np.ndarray, failed: np.ndarray) -> Timestep:
-        _, path = self.world.read(states, sensordata, np)
+        path = self.world.measured(states, sensordata, np)
         physics, obs = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], np)
         elapsed = np.rint(states[:, -1, 0] / self.spec.control_dt)
         return Timestep(

@@ -70,7 +70,7 @@ class MjxEnv(Env):
         physics = self.complete(jnp.asarray(physics, jnp.float32))
         sensordata = self._sense(physics)
         _, obs = dynamics.seen(self.world, physics, sensordata, jnp)
-        return obs, jax.vmap(self._read)(physics, sensordata)[1]
+        return obs, jax.vmap(self._measured)(physics, sensordata)
 
     def read(self, physics: Float[Any, "E P"]) -> tuple[Float[jax.Array, "E O"], Quantities]:
         """The observation "state" without noise and the named quantities of physics states."""
@@ -142,8 +142,11 @@ class MjxEnv(Env):
     def _read(self, physics: jax.Array, sensordata: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
         return self.world.read(physics, sensordata, jnp)
 
+    def _measured(self, physics: jax.Array, sensordata: jax.Array) -> dict[str, jax.Array]:
+        return self.world.measured(physics, sensordata, jnp)
+
     def _timestep(self, states: jax.Array, sensordata: jax.Array) -> Timestep:
-        _, path = jax.vmap(jax.vmap(self._read))(states, sensordata)
+        path = jax.vmap(jax.vmap(self._measured))(states, sensordata)
         physics, obs = dynamics.seen(self.world, states[:, -1], sensordata[:, -1], jnp)
         return Timestep(
             physics=physics,

@@ -3,7 +3,8 @@
 Observations and named quantities are slices and closed forms of the physics vector and of MuJoCo's sensors.
 They are written once against an array namespace (numpy or jax.numpy), so the host and MJX forms of a world
 cannot disagree on what a name means. A physics vector is (time, qpos, qvel, act, ctrl), and behind them, where the
-world is randomised, the parameters of the episode (`envs.randomise`).
+observation shows a history, what is remembered of it (`envs.memory`), and where the world is randomised, the
+parameters of the episode (`envs.randomise`).
 """
 
 import dataclasses
@@ -221,7 +222,11 @@ class WorldModel:
         """Observation vector [..., O] without noise of now, and named quantities, in the states' own precision."""
         frames = self.frames(physics, sensordata, numpy)
         observation = self.memory.observation(physics, frames, numpy)
-        return observation, self.measure(Reading(self, numpy, physics, sensordata))
+        return observation, self.measured(physics, sensordata, numpy)
+
+    def measured(self, physics: Any, sensordata: Any, numpy: ModuleType) -> dict[str, Any]:
+        """Named quantities [..., *shape] of physics states."""
+        return self.measure(Reading(self, numpy, physics, sensordata))
 
     def frames(self, physics: Any, sensordata: Any, numpy: ModuleType) -> Any:
         """The frames [..., F] of all observation terms now, one after the other, scaled, without noise."""

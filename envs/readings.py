@@ -10,8 +10,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from embodied.deploy.contract import LAST_ACTION, Term
-from embodied.deploy.errors import InputError, nearest
+from embodied.deploy.contract import LAST_ACTION, Term, columns_of
+from embodied.deploy.errors import InputError
 from embodied.deploy.observation import apply, scaled
 
 # MuJoCo's sensors that robots have as well; the others (positions in the world, velocities of bodies) are estimates.
@@ -38,14 +38,7 @@ def places(model: mujoco.MjModel) -> dict[str, slice]:
 
 def columns(model: mujoco.MjModel, term: Term) -> np.ndarray:
     """Columns of (physics, sensor values) that a term reads, in its order. Raises InputError for an unknown source."""
-    known, found = places(model), []
-    for source in term.source if term.source != (LAST_ACTION,) else ():
-        name, bracket, index = source.partition("[")
-        if name not in known:
-            raise InputError(f"observation: term '{term.name}' reads unknown '{source}'; {nearest(name, known)}")
-        every = range(known[name].start, known[name].stop)
-        found += [every[int(index.rstrip("]"))]] if bracket else every
-    return np.array(found, int)
+    return np.array(columns_of(term, places(model)), int)
 
 
 def frame(term: Term, values: Any, numpy: ModuleType) -> Any:
@@ -80,9 +73,10 @@ def driven(model: mujoco.MjModel) -> list[int]:
     for index in range(model.nu):
         target = int(model.actuator_trnid[index, 0])
         if model.actuator_trntype[index] == int(kinds.mjTRN_TENDON):
-            start = model.tendon_adr[target]
-            found |= set(model.wrap_objid[start : start + model.tendon_num[target]].tolist())
-        else:
+            path = np.arange(model.tendon_adr[target], model.tendon_adr[target] + model.tendon_num[target])
+            on_joint = model.wrap_type[path] == int(mujoco.mjtWrap.mjWRAP_JOINT)
+            found |= set(model.wrap_objid[path[on_joint]].tolist())
+        elif model.actuator_trntype[index] in (int(kinds.mjTRN_JOINT), int(kinds.mjTRN_JOINTINPARENT)):
             found.add(target)
     return sorted(found)
 

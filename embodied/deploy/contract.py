@@ -168,7 +168,14 @@ def columns(contract: Contract) -> dict[str, slice]:
 
 def source_columns(contract: Contract, term: Term) -> list[int]:
     """Indices into the vector of all readings of a term's sources; [] for LAST_ACTION. InputError for unknown ones."""
-    places = columns(contract)
+    return columns_of(term, columns(contract))
+
+
+def columns_of(term: Term, places: Mapping[str, slice]) -> list[int]:
+    """Indices of a term's sources where `places` says where each reading lies; [] for LAST_ACTION.
+
+    Raises InputError for a source that is unknown, or an element that its reading does not have.
+    """
     found: list[int] = []
     for source in term.source:
         if source == LAST_ACTION:
@@ -177,7 +184,14 @@ def source_columns(contract: Contract, term: Term) -> list[int]:
         if name not in places:
             raise InputError(f"observation: term '{term.name}' reads unknown '{source}'; {nearest(name, places)}")
         every = range(places[name].start, places[name].stop)
-        found += [every[int(index.rstrip("]"))]] if bracket else every
+        if not bracket:
+            found += every
+            continue
+        element = index.removesuffix("]")
+        if not element.isdecimal() or int(element) >= len(every):
+            known = f"elements 0 to {len(every) - 1}"
+            raise InputError(f"observation: term '{term.name}' reads '{source}'; '{name}' has {known}")
+        found.append(every[int(element)])
     return found
 
 

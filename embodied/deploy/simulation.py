@@ -102,10 +102,13 @@ class Simulation:
 
 def _actuator(model: Any, contract: Contract, name: str) -> int:
     """The actuator that a target commands."""
+    import mujoco
+
     if contract.action.target == "actuator_command":
         return int(model.actuator(name).id)
     joint = model.joint(name).id
-    driven = np.flatnonzero(model.actuator_trnid[:, 0] == joint)
+    on_joint = model.actuator_trntype == int(mujoco.mjtTrn.mjTRN_JOINT)
+    driven = np.flatnonzero(on_joint & (model.actuator_trnid[:, 0] == joint))
     if len(driven) != 1:
         raise InputError(f"robot: {len(driven)} actuators drive joint '{name}', expected one")
     return int(driven[0])

@@ -103,9 +103,7 @@ class UdpRobot:
         while True:
             try:
                 parts = unpack(self._socket.recv(LARGEST))
-            except BlockingIOError:
-                return
-            except ConnectionRefusedError:
+            except (BlockingIOError, ConnectionRefusedError):
                 return
             if parts is None:
                 continue

@@ -61,14 +61,12 @@ def deployed(policy: Policy, contract: Contract) -> Callable[..., tuple[Array, A
     policy = in_float32(policy)
     if jax.tree.leaves(policy.agent.carry(1)):
         raise InputError(f"export: '{policy.agent_name}' carries a memory from step to step, which a graph cannot")
-    low, scale, high = (part.astype(np.float32) for part in scaling(contract))
+    inputs = network_inputs(contract)
     rescale, bound = np.float32(contract.action.rescale), np.float32(contract.action.clip)
     unit, offset, least, most = action_vectors(contract.action)
 
     def run(obs: Float[Array, "1 N"], z: Float[Array, "1 D"]) -> tuple[Array, Array, Array]:
-        x = jnp.clip(obs, low[None], high[None]) if np.isfinite(high).any() else obs
-        x = x if (scale == 1).all() else x * scale[None]
-        raw, _ = policy.agent.act(policy.params, {"state": x}, z, (), None)
+        raw, _ = policy.agent.act(policy.params, {"state": inputs(obs)}, z, (), None)
         finite = jnp.where(jnp.isfinite(raw), 1.0, 0.0).min(axis=1)
         action = rescale * jnp.clip(jnp.where(finite[:, None] > 0, raw, 0.0), -bound, bound)
         target = jnp.clip(offset[None] + unit[None] * action, least[None], most[None])
@@ -77,6 +75,17 @@ def deployed(policy: Policy, contract: Contract) -> Callable[..., tuple[Array, A
     if contract.command.width:
         return run
     return lambda obs: run(obs, jnp.zeros((1, 0)))
+
+
+def network_inputs(contract: Contract) -> Callable[[Array], Array]:
+    """The function from unscaled terms [1, N] to what the agent was trained on, with no more nodes than it needs."""
+    low, scale, high = (part.astype(np.float32) for part in scaling(contract))
+
+    def run(obs: Array) -> Array:
+        x = jnp.clip(obs, low[None], high[None]) if np.isfinite(high).any() else obs
+        return x if (scale == 1).all() else x * scale[None]
+
+    return run
 
 
 def action_vectors(action: Action) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -94,11 +103,10 @@ def goal_encoder(policy: Policy, contract: Contract) -> Callable[[Array], tuple[
     policy = in_float32(policy)
     if Goal not in policy.agent.prompts or "privileged" in policy.spec.obs:
         return None
-    low, scale, high = (part.astype(np.float32) for part in scaling(contract))
+    inputs = network_inputs(contract)
 
     def encode(obs: Float[Array, "1 N"]) -> tuple[Array]:
-        state = (jnp.clip(obs, low[None], high[None]) * scale[None])[0]
-        return (policy.agent.prompt(policy.params, Goal({"state": state}), jax.random.key(0))[None],)
+        return (policy.agent.prompt(policy.params, Goal({"state": inputs(obs)[0]}), jax.random.key(0))[None],)
 
     return encode
 

@@ -46,6 +46,8 @@ def test_readings_are_addressed_by_name_and_element():
         ({"imu": None}, "safety: tilt needs an imu"),
         ({"imu": contract.Imu("sensor/orientatoin", "sensor/gyro")}, "did you mean 'sensor/orientation'"),
         ({"terms": (Term("a", ("joint_position/left_hipp",)),)}, "did you mean 'joint_position/left_hip'"),
+        ({"terms": (Term("a", ("sensor/gyro[3]",)),)}, "'sensor/gyro' has elements 0 to 2"),
+        ({"terms": (Term("a", ("sensor/gyro[x]",)),)}, "'sensor/gyro' has elements 0 to 2"),
         ({"terms": (Term("a", ("last_action", "sensor/gyro")),)}, "term 'a' mixes last_action with readings"),
         ({"terms": (Term("a", ("sensor/gyro",), function="projected_gravity"),)}, "needs a quaternion of 4"),
         ({"terms": (Term("a", ("sensor/gyro",), offset=(1.0, 2.0)),)}, "offset of term 'a' must have 3 numbers"),

@@ -142,4 +142,4 @@ def test_bench_sums_up_in_milliseconds():
     assert 2 < row["p99_ms"] < 2.1
     held = {"before": 1.0, "between": 1.0, "after": 1.5}
     metrics = {"alone": row, "beside_stalled": row, "stalled_adds_to_p99_ms": 0.0, "stalled_cut_off": 2}
-    assert "100      3     1.00     2.02      4.0" in bench.table(metrics | {"server_memory_mib": held})[1]
+    assert "100      3        0     1.00     2.02      4.0" in bench.table(metrics | {"server_memory_mib": held})[1]
