@@ -108,7 +108,7 @@ def _linear(world: WorldModel) -> np.ndarray:
 def late(world: WorldModel, physics: Any, numpy: ModuleType) -> Any:
     """Physics steps [...] for which the command of the decision before goes on, at most a whole decision."""
     latency = physics[..., world.dynamics.start + COLUMNS.index("latency")]
-    return numpy.clip(numpy.rint(latency / world.model.opt.timestep), 0, world.hold * world.substeps)
+    return numpy.rint(numpy.clip(latency, 0, 1) * (world.hold * world.substeps))
 
 
 def noisy(world: WorldModel, frames: Any, physics: Any, numpy: ModuleType) -> Any:

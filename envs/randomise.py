@@ -10,9 +10,9 @@ The hash is two rounds of shifts and multiplications on 32 bits, with the consta
 prospector found. It is written against an array namespace and gives the same bits in numpy and jax.numpy.
 
 The ranges of "standard" are those of BFM-Zero (arXiv 2511.04131) where it has them: friction, mass, centre of mass, and
-the time between pushes. What its authors leave off, gain, damping and latency, is drawn from narrow ranges. Noise and
-pushes are multiples of what a world declares: a push that a walking robot must bear is five times the top speed of the
-ball in the point maze.
+the time between pushes. What its authors leave off is drawn too: gain and damping from narrow ranges, latency up to the
+whole decision that a policy should survive before it meets a robot. Noise and pushes are multiples of what a world
+declares: a push that a walking robot must bear is five times the top speed of the ball in the point maze.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ SEEDS = 2**24  # seeds lie in [1, SEEDS)
 PARAMETERS, INTERVALS, PUSHES, NOISE = range(4)
 
 RANGES = {"[0, inf)": ("centre_of_mass", "push", "noise")}
-PAIRS = {"[0, inf)": ("friction", "gain", "damping", "latency"), "(0, inf)": ("mass", "push_every")}
+PAIRS = {"[0, inf)": ("friction", "gain", "damping"), "(0, inf)": ("mass", "push_every"), "[0, 1]": ("latency",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Randomisation:
     centre_of_mass: float = 0.0  # m, largest offset of the base's centre of mass along each of its axes
     gain: tuple[float, float] = (1.0, 1.0)  # times the force of every actuator, before its force limits
     damping: tuple[float, float] = (1.0, 1.0)  # times the damping of every joint
-    latency: tuple[float, float] = (0.0, 0.0)  # s that a decision's command comes late; at most one decision
+    latency: tuple[float, float] = (0.0, 0.0)  # decisions that a command comes late, at most 1
     push: float = 0.0  # largest push, 1 = what the world declares in m/s
     push_every: tuple[float, float] = (1.0, 3.0)  # s between pushes
     noise: float = 0.0  # times the observation noise that the world declares
@@ -68,7 +68,7 @@ LEVELS = {
         centre_of_mass=0.02,
         gain=(0.9, 1.1),
         damping=(0.8, 1.2),
-        latency=(0.0, 0.02),
+        latency=(0.0, 1.0),
         push=1.0,
         noise=1.0,
     ),
@@ -78,7 +78,7 @@ LEVELS = {
         centre_of_mass=0.04,
         gain=(0.8, 1.2),
         damping=(0.5, 1.5),
-        latency=(0.0, 0.04),
+        latency=(0.0, 1.0),
         push=2.0,
         push_every=(0.5, 2.0),
         noise=2.0,

@@ -38,7 +38,7 @@ XML = """
   </actuator>
 </mujoco>
 """
-ALL = Randomisation((0.5, 1.25), (0.9, 1.1), 0.02, (0.8, 1.2), (0.5, 2.0), (0.0, 0.02), 1.0, (0.04, 0.12), 1.0)
+ALL = Randomisation((0.5, 1.25), (0.9, 1.1), 0.02, (0.8, 1.2), (0.5, 2.0), (0.0, 0.5), 1.0, (0.04, 0.12), 1.0)
 NOISE = (0.01,) * 4 + (0.1,) * 4
 OBSERVATION = tuple(
     Term(kind, tuple(f"{kind}/{joint}" for joint in ("x", "z", "tilt", "arm")), noise=(size,), estimated=True)

@@ -106,7 +106,7 @@ def test_worlds_go_on_from_stored_float32_vectors_as_they_would_have():
     [
         ({"friction": (0.5, 0.4)}, r"randomise: friction must be \(low, high\) with low <= high, got \(0.5, 0.4\)"),
         ({"mass": (0.0, 1.0)}, r"randomise: mass must be in \(0, inf\), got 0.0"),
-        ({"latency": (0.0, float("nan"))}, r"randomise: latency must be in \[0, inf\), got nan"),
+        ({"latency": (0.0, float("nan"))}, r"randomise: latency must be in \[0, 1\], got nan"),
         ({"noise": -1.0}, r"randomise: noise must be in \[0, inf\), got -1.0"),
     ],
 )
