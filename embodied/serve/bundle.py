@@ -4,7 +4,7 @@ A request has "readings", all readings of the contract one after the other, and 
 trained policy. An answer is one row of targets, within their limits, in the order and unit of the contract's action.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from embodied.deploy.bundle import Bundle, check_latent
 from embodied.deploy.network import Network
 from embodied.deploy.observation import Assembler
-from embodied.serve.servable import read_array
+from embodied.serve.servable import Question, Result, read_array
 from embodied.types import InputError, nearest
 
 
@@ -27,6 +27,8 @@ class Memory(NamedTuple):
 
 class BundleServable:
     """A verified bundle, its first inference made."""
+
+    batch = 1  # as on the robot; a bundle's network takes one
 
     def __init__(self, bundle: Bundle) -> None:
         contract = bundle.contract
@@ -52,9 +54,15 @@ class BundleServable:
         """Nothing measured, nothing done."""
         return Memory(Assembler(self._bundle.contract), np.zeros(len(self._bundle.contract.action.names)), "", 0)
 
-    def infer(self, observation: Mapping[str, Any], carry: Memory) -> tuple[np.ndarray, Memory]:
-        """(targets [1, A], next carry). Raises InputError for a prompt or latent that cannot be followed."""
-        name, z = self._latent(observation)
+    def infer(self, asked: Sequence[Question]) -> list[Result]:
+        """For each question (targets [1, A], next carry), or why its prompt or latent cannot be followed."""
+        return [self._answer(observation, carry) for observation, carry in asked]
+
+    def _answer(self, observation: Mapping[str, Any], carry: Memory) -> Result:
+        try:
+            name, z = self._latent(observation)
+        except InputError as error:
+            return error
         step = carry.step if name == carry.prompt else 0
         obs = carry.assembler.observe(observation["readings"].astype(np.float64), carry.last_action)
         action, target, _ = self._network(obs, z if z.ndim == 1 else z[min(step, len(z) - 1)])

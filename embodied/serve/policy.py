@@ -4,7 +4,7 @@ Beside the observation a request may have "prompt", the name of a loaded prompt 
 or "z", a latent of length sqrt(D). A reward text is never inferred for a request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from embodied.policy import Policy, Prompted
-from embodied.serve.servable import read_array
+from embodied.serve.servable import Question, Result, read_array
 from embodied.types import InputError, Prior, nearest
 
 LENGTH_TOLERANCE = 1e-3  # of a latent, relative to sqrt(D)
@@ -23,6 +23,8 @@ class PolicyServable:
 
     A decision is held for H control steps, so its action comes back H times: one row per control step.
     """
+
+    batch = 32  # a power of two
 
     def __init__(self, policy: Policy, prompts: Mapping[str, Prompted], control_dt: float) -> None:
         hold = int(policy.options.get("hold") or 1)
@@ -44,27 +46,47 @@ class PolicyServable:
 
         @jax.jit
         def act(params: Any, obs: Any, z: Any, inner: Any) -> tuple[Any, Any]:
-            batched = {name: leaf[None] for name, leaf in obs.items()}
-            action, inner = agent.act(params, batched, z, inner, None)
-            return jnp.repeat(action, hold, axis=0), inner
+            action, inner = agent.act(params, obs, z, inner, None)
+            return jnp.repeat(action[:, None], hold, axis=1), inner
 
         self._act = act
         self._warm_up()
 
     def start(self) -> tuple[str, int, Any]:
         """(prompt followed, decisions under it, what the agent remembers): nothing yet."""
-        return "", 0, self._agent.carry(1)
+        return "", 0, jax.tree.map(np.asarray, self._agent.carry(1))
 
-    def infer(
+    def infer(self, asked: Sequence[Question]) -> list[Result]:
+        """For each question (actions [H, A] in [-1, 1], next carry), or why its prompt or latent cannot be followed.
+
+        All are answered by one call of the network. Its size is a power of two, so that few are compiled.
+        """
+        results: list[Any] = [self._followed(observation, carry) for observation, carry in asked]
+        rows = [index for index, result in enumerate(results) if not isinstance(result, InputError)]
+        if not rows:
+            return results
+        filled = rows + rows[:1] * ((1 << (len(rows) - 1).bit_length()) - len(rows))
+        obs = {part: np.stack([asked[index][0][part] for index in filled]) for part in self.schema}
+        z = np.stack([results[index][0] for index in filled])
+        inner = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(asked[index][1][2] for index in filled))
+        actions, inner = jax.device_get(self._act(self._params, obs, z, inner))
+        for row, index in enumerate(rows):
+            _, name, step = results[index]
+            remembered = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], inner)
+            results[index] = (actions[row], (name, step + 1, remembered))
+        return results
+
+    def _followed(
         self, observation: Mapping[str, Any], carry: tuple[str, int, Any]
-    ) -> tuple[np.ndarray, tuple[str, int, Any]]:
-        """(actions [H, A] in [-1, 1], next carry). Raises InputError for a prompt or latent that cannot be followed."""
-        name, z = self._latent(observation)
-        before, step, inner = carry
+    ) -> tuple[np.ndarray, str, int] | InputError:
+        """(latent [D], prompt, decisions under it) of a question, or what is wrong with it."""
+        try:
+            name, z = self._latent(observation)
+        except InputError as error:
+            return error
+        before, step, _ = carry
         step = step if name == before else 0
-        obs = {part: observation[part] for part in self.schema}
-        actions, inner = self._act(self._params, obs, z if z.ndim == 1 else z[min(step, len(z) - 1)], inner)
-        return np.asarray(actions), (name, step + 1, inner)
+        return (z if z.ndim == 1 else z[min(step, len(z) - 1)]), name, step
 
     def _latent(self, observation: Mapping[str, Any]) -> tuple[str, np.ndarray]:
         """(name, latent) that a request asks for; a latent sent along has no name."""
@@ -87,12 +109,11 @@ class PolicyServable:
         return name, self._latents[name]
 
     def _warm_up(self) -> None:
-        """Nothing; compiles for the carry of a start and for that of a later step."""
-        obs = {name: np.zeros(shape, np.float32) for name, shape in self.schema.items()}
-        inner = self._agent.carry(1)
-        for _ in range(2):
-            actions, inner = self._act(self._params, obs, np.zeros(self._width, np.float32), inner)
-        jax.block_until_ready(actions)
+        """Nothing; compiles for every size of a batch."""
+        for count in (2**power for power in range(self.batch.bit_length())):
+            obs = {name: np.zeros((count, *shape), np.float32) for name, shape in self.schema.items()}
+            inner = jax.tree.map(np.asarray, self._agent.carry(count))
+            self._act(self._params, obs, np.zeros((count, self._width), np.float32), inner)
 
 
 def read_latent(value: Any, width: int) -> np.ndarray:

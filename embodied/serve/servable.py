@@ -1,6 +1,6 @@
 """What can be served, and the check of an observation before it reaches a network."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -8,6 +8,8 @@ import numpy as np
 from embodied.types import InputError, nearest
 
 RESET = "reset"  # in an observation: True begins a new episode
+Question = tuple[Mapping[str, Any], Any]  # (observation, carry)
+Result = tuple[np.ndarray, Any] | InputError  # (actions [H, A], next carry), or why there are none
 
 
 @runtime_checkable
@@ -17,12 +19,16 @@ class Servable(Protocol):
     metadata: Mapping[str, Any]  # what a client is told when it connects: texts, numbers, lists and maps of them
     schema: Mapping[str, tuple[int, ...]]  # shape of each array that an observation must have
     extras: tuple[str, ...]  # what it may have besides, such as "prompt"; handed on as it came
+    batch: int  # clients that one call of `infer` may answer
 
     def start(self) -> Any:
         """What `infer` remembers at the start of an episode."""
 
-    def infer(self, observation: Mapping[str, Any], carry: Any) -> tuple[np.ndarray, Any]:
-        """(actions [H, A], next carry). Raises InputError for an extra that is wrong; nothing is remembered then."""
+    def infer(self, asked: Sequence[Question]) -> list[Result]:
+        """For each client's (observation, carry): (actions [H, A], next carry), or what is wrong with an extra.
+
+        Never more than `batch` questions at once, each of another client.
+        """
 
 
 def read_observation(message: Mapping[str, Any], servable: Servable) -> tuple[dict[str, Any], bool]:

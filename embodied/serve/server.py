@@ -18,6 +18,7 @@ import logging
 import math
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ SEND_BYTES = 2**14  # of answers that a client has not read: this much in the se
 OPEN_SECONDS = 5.0  # that a connection may take to begin
 CLOSE_SECONDS = 1.0  # that a connection may take to end
 SPARE_SOCKETS = 32  # beside those of the clients: for /healthz, /metrics, and connections that begin
+SWITCH_SECONDS = 0.0005  # that one of the two threads may keep the other from running
 OVERHEAD_BYTES = 2**16  # of a message, beside the numbers of its observation
 
 # What strangers do to a port (scans, broken handshakes) is no news.
@@ -245,7 +247,13 @@ def serve(servable: Servable, config: ServeConfig, announce: Callable[[Server], 
             announce(server)
             await stop.wait()
 
-    asyncio.run(until_signalled())
+    before = sys.getswitchinterval()
+    # The event loop has answers to send while the other thread works; with Python's 5 ms they would wait that long.
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        asyncio.run(until_signalled())
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -13,7 +13,9 @@ import numpy as np
 from websockets.sync.client import ClientConnection, connect
 
 from embodied.serve.messages import pack, unpack
+from embodied.serve.servable import Question, Result, Servable
 from embodied.serve.server import ServeConfig, Server
+from embodied.types import InputError
 
 STATE = np.array([1.0, 2.0, 3.0])
 ANY_PORT = ServeConfig(port=0)
@@ -22,11 +24,14 @@ ANY_PORT = ServeConfig(port=0)
 class Doubler:
     """Actions: twice the state, then the number of earlier requests of this episode, then `width` zeros."""
 
+    batch = 4
+
     def __init__(self, width: int = 0) -> None:
         self.metadata: Mapping[str, Any] = {"name": "doubler", "control_dt": 0.02}
         self.schema: Mapping[str, tuple[int, ...]] = {"state": (3,)}
         self.extras = ("note",)
         self.padding = np.zeros(width, np.float32)
+        self.sizes: list[int] = []  # of the batches
         self.entered, self.may_leave = threading.Semaphore(0), threading.Event()
         self.may_leave.set()
 
@@ -34,14 +39,29 @@ class Doubler:
         """No requests yet."""
         return 0
 
-    def infer(self, observation: Mapping[str, Any], carry: int) -> tuple[np.ndarray, int]:
-        """The actions [1, 4 + width]; waits while `may_leave` is clear, fails where the note says so."""
+    def infer(self, asked: Sequence[Question]) -> list[Result]:
+        """The actions [1, 4 + width] of each; waits while `may_leave` is clear, fails where a note says so."""
+        self.sizes.append(len(asked))
         self.entered.release()
         assert self.may_leave.wait(10)
-        if observation.get("note") == "fail":
+        return [self._answer(observation, carry) for observation, carry in asked]
+
+    def _answer(self, observation: Mapping[str, Any], carry: int) -> Result:
+        note = observation.get("note")
+        if note == "fail":
             raise RuntimeError("a secret of the house")
+        if note == "refuse":
+            return InputError("note: must be kinder")
         values = np.concatenate([2 * observation["state"], [carry], self.padding])[None]
-        return values * (np.nan if observation.get("note") == "nan" else 1), carry + 1
+        return values * (np.nan if note == "nan" else 1), carry + 1
+
+
+def alone(servable: Servable, observation: Mapping[str, Any], carry: Any) -> tuple[np.ndarray, Any]:
+    """What the servable answers to a single question. Raises the InputError that is its answer."""
+    [result] = servable.infer([(observation, carry)])
+    if isinstance(result, InputError):
+        raise result
+    return result
 
 
 class OpenpiClient:

@@ -8,6 +8,7 @@ import random
 import re
 import resource
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -162,20 +163,53 @@ def test_late_request_is_answered_at_its_deadline_and_its_actions_go_nowhere():
 
 
 def test_clients_take_turns_and_a_newer_request_keeps_the_turn_of_the_older():
-    line, eager, patient = Line(), Seat(), Seat()
+    line, eager, patient, new = Line(), Seat(), Seat(), Seat()
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         first, second, third, fourth = (Request(bytes([i]), 0.0, 1.0, loop.create_future()) for i in range(4))
     assert line.put(eager, first) is None
     assert line.put(patient, second) is None
     assert line.put(eager, third) is first
-    assert line.take() == (eager, third)
+    assert line.take(1) == [(eager, third)]
     assert line.put(eager, fourth) is None
-    assert line.take() == (patient, second)
+    assert line.take(1) == [(patient, second)]
     line.put(eager, None)
     line.put(patient, first)
-    assert line.take() == (patient, first)
+    line.put(new, second)
+    assert line.take(3) == [(patient, first), (new, second)]
     line.close()
-    assert line.take() is None
+    assert line.take(1) == []
+
+
+def test_requests_that_wait_are_answered_in_one_call_each_for_itself():
+    doubler = Doubler()
+    with running(doubler, ANY_PORT) as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(client_of(server)) for _ in range(6)]
+        doubler.may_leave.clear()
+        clients[0].send(pack({"state": STATE}))
+        assert doubler.entered.acquire(timeout=5)
+        notes = ["", "refuse", "nan", "", ""]
+        for number, (client, note) in enumerate(zip(clients[1:], notes, strict=True)):
+            client.send(pack({"state": STATE + number, "note": note}))
+            assert comes_true(lambda: server.metrics.counts["requests_total", ""] == number + 2)  # noqa: B023
+        doubler.may_leave.set()
+        answers = [client.recv(5) for client in clients]
+        assert doubler.sizes == [1, 4, 1]
+        for row, number in ((1, 0), (4, 3), (5, 4)):
+            np.testing.assert_array_equal(unpack(answers[row])["actions"][0, :3], 2 * (STATE + number))
+        assert "note: must be kinder" in answers[2]
+        assert "the policy failed" in answers[3]
+        # Of a batch on which the policy fails, whoever is not to blame gets actions, and nobody is counted twice.
+        doubler.may_leave.clear()
+        clients[0].send(pack({"state": STATE}))
+        assert comes_true(lambda: len(doubler.sizes) == 4)
+        for client, note in zip(clients[1:4], ["", "fail", ""], strict=True):
+            client.send(pack({"state": STATE, "note": note}))
+        assert comes_true(lambda: server.metrics.counts["requests_total", ""] == 10)
+        doubler.may_leave.set()
+        texts = [client.recv(5) for client in clients[:4]]
+        assert [unpack(texts[row])["actions"][0, 3] for row in (0, 1, 3)] == [1, 1, 0]
+        assert "the policy failed" in texts[2]
+        assert doubler.sizes[3:] == [1, 3, 1, 1, 1]
 
 
 def test_health_and_metrics_are_answered_on_the_same_port(server):
@@ -211,7 +245,9 @@ def test_signal_ends_the_server_and_tells_its_clients(number):
 
         threading.Thread(target=leave, daemon=True).start()
 
+    interval = sys.getswitchinterval()
     serve(Doubler(), ANY_PORT, announce)
+    assert sys.getswitchinterval() == interval
     assert comes_true(lambda: ended == [1001])
     assert comes_true(lambda: threading.active_count() <= threads)
 

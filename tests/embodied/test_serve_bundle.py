@@ -10,6 +10,7 @@ from embodied.serve.server import ServeConfig, running
 from embodied.types import InputError
 from experiments.commands import serve as command
 from tests.embodied import robots
+from tests.embodied.served import alone
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def test_golden_readings_give_golden_targets(folder):
     carry = None
     for index, readings in enumerate(golden["readings"]):
         carry = servable.start() if golden["reset"][index] else carry
-        targets, carry = servable.infer({"readings": readings.astype(np.float32), "prompt": "lean"}, carry)
+        targets, carry = alone(servable, {"readings": readings.astype(np.float32), "prompt": "lean"}, carry)
         np.testing.assert_allclose(targets[0], golden["target"][index], atol=1e-5)
 
 
@@ -38,7 +39,7 @@ def test_latents_and_prompts_that_do_not_fit_are_named(folder):
         ({"z": np.ones(2, np.float32), "prompt": "lean"}, "not both"),
     ]:
         with pytest.raises(InputError, match=message):
-            servable.infer({"readings": readings, **extra}, servable.start())
+            alone(servable, {"readings": readings, **extra}, servable.start())
 
 
 def test_clients_are_served_from_a_bundle(folder):

@@ -1,5 +1,6 @@
 """A trained policy behind the server does what it does without one, and follows what a request may ask for."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,7 +13,7 @@ from embodied.serve.policy import PolicyServable, read_latent
 from embodied.serve.server import running
 from embodied.types import InputError, Spec
 from tests.embodied import toys
-from tests.embodied.served import ANY_PORT, OpenpiClient
+from tests.embodied.served import ANY_PORT, OpenpiClient, alone
 
 STATE = {"state": np.array([0.3, -0.2], np.float32)}
 
@@ -69,8 +70,46 @@ def test_openpi_client_gets_the_actions_of_the_policy_held_for_each_control_step
 def test_motion_is_walked_along_and_begins_again_after_another_prompt(servable, prompts):
     carry = servable.start()
     for name, step in [*(("dance", k) for k in range(5)), ("one", 0), ("dance", 0), ("dance", 1)]:
-        actions, carry = servable.infer(STATE | {"prompt": name}, carry)
+        actions, carry = alone(servable, STATE | {"prompt": name}, carry)
         np.testing.assert_allclose(actions[0], action_of(prompts[name], step), rtol=1e-6)
+
+
+def test_questions_of_many_clients_are_answered_as_if_each_were_alone(servable, policy):
+    names = ["one", "dance", "tow", "two", "dance"]
+    states = np.random.default_rng(2).normal(size=(5, 2)).astype(np.float32)
+    asked, carries = [], [servable.start(), ("dance", 2, policy.agent.carry(1)), *[servable.start()] * 3]
+    for name, state, carry in zip(names, states, carries, strict=True):
+        asked.append(({"state": state, "prompt": name}, carry))
+    results = servable.infer(asked)
+    assert str(results[2]).startswith("prompt: no prompt 'tow' was loaded")
+    for place in (0, 1, 3, 4):
+        expected, carry = alone(servable, *asked[place])
+        np.testing.assert_allclose(results[place][0], expected, atol=1e-6)
+        assert results[place][1] == carry
+    assert [results[place][1][:2] for place in (0, 1, 4)] == [("one", 1), ("dance", 3), ("dance", 1)]
+    assert servable.infer([asked[2]])[0].args == results[2].args
+
+
+def test_what_an_agent_remembers_is_kept_for_each_client(policy, prompts):
+    def act(params, obs, z, carry, key):
+        return obs["state"][:, :1] + carry["sum"], {"sum": carry["sum"] + 1}
+
+    counting = dataclasses.replace(policy)
+    vars(counting)["agent"] = policy.agent._replace(act=act, carry=lambda count: {"sum": np.zeros((count, 1))})
+    servable = PolicyServable(counting, prompts, control_dt=0.1)
+    carries = [servable.start()] * 3
+    for step in range(3):
+        asked = [({"state": np.float32([10 * row, 0])}, carries[row]) for row in range(step + 1)]
+        results = servable.infer(asked)
+        assert [result[0][0, 0] for result in results] == [10 * row + step - row for row in range(step + 1)]
+        carries = [result[1] for result in results] + [servable.start()] * 2
+
+
+def test_nothing_is_compiled_once_it_serves(servable):
+    compiled = servable._act._cache_size()
+    for count in (1, 3, 7, 32):
+        assert len(servable.infer([(STATE, servable.start())] * count)) == count
+    assert servable._act._cache_size() == compiled
 
 
 @pytest.mark.parametrize(
@@ -84,7 +123,7 @@ def test_motion_is_walked_along_and_begins_again_after_another_prompt(servable, 
 )
 def test_prompt_that_cannot_be_followed_is_refused(servable, extras, message):
     with pytest.raises(InputError, match=message):
-        servable.infer(STATE | extras, servable.start())
+        alone(servable, STATE | extras, servable.start())
 
 
 def test_latent_must_be_finite_of_its_shape_and_length():
@@ -105,12 +144,12 @@ def test_latent_must_be_finite_of_its_shape_and_length():
 def test_policy_without_loaded_prompts_asks_for_a_latent(policy):
     servable = PolicyServable(policy, {}, control_dt=0.1)
     with pytest.raises(InputError, match="'z' is missing, and no prompt was loaded; send a latent or serve with"):
-        servable.infer(STATE, servable.start())
+        alone(servable, STATE, servable.start())
     with pytest.raises(InputError, match="no prompt 'one' was loaded; none was loaded; send a latent as 'z'"):
-        servable.infer(STATE | {"prompt": "one"}, servable.start())
+        alone(servable, STATE | {"prompt": "one"}, servable.start())
     z = np.zeros(policy.config.z_dim)
     z[0] = math.sqrt(len(z))
-    actions, _ = servable.infer(STATE | {"z": z}, servable.start())
+    actions, _ = alone(servable, STATE | {"z": z}, servable.start())
     np.testing.assert_allclose(actions[0], action_of(Prompted(policy, np.float32(z))), rtol=1e-6)
 
 
@@ -122,5 +161,5 @@ def test_policy_of_one_task_takes_no_prompt():
     policy = Policy("td3", config, spec, "adder", {}, params, Buffer({}, np.zeros((0, 1))))
     servable = PolicyServable(policy, {}, control_dt=0.1)
     assert (servable.extras, servable.metadata["latent"], servable.metadata["actions"]) == ((), 0, [1, 1])
-    actions, _ = servable.infer(STATE, servable.start())
+    actions, _ = alone(servable, STATE, servable.start())
     np.testing.assert_allclose(actions[0], action_of(Prompted(policy, np.zeros(0, np.float32))), rtol=1e-6)

@@ -20,6 +20,7 @@ from experiments import collect, export, prompt, train
 from experiments.evaluate import evaluate_tasks
 from experiments.models import resolve
 from experiments.presets import Collect, Experiment, Online
+from tests.embodied.served import alone
 
 AGENTS = {
     "fb": dataclasses.replace(fb.Config().tiny(), inputs="standardized"),
@@ -112,7 +113,7 @@ def test_served_policy_asks_for_the_state_alone(trained):
     servable = PolicyServable(policy, {"there": prompted}, env.spec.control_dt)
     assert servable.schema == {"state": (1,)}
     state = {"state": np.array([0.2], np.float32)}
-    actions, _ = servable.infer(state, servable.start())
+    actions, _ = alone(servable, state, servable.start())
     np.testing.assert_allclose(actions[0], prompted.act(state, prompted.carry())[0], atol=1e-6)
 
 
