@@ -22,7 +22,7 @@ from embodied.rollout import Trajectory
 from embodied.types import InputError, Obs, Prior, nearest
 from envs.contract import contract_of, read
 from envs.host import HostEnv
-from experiments import results
+from experiments import falls, results
 from experiments.prompt import approach, score
 
 GOLDEN_STEPS = 1000  # at least so many are recorded
@@ -62,6 +62,8 @@ def run(
         if one.task is not None:
             result, trajectories[name] = score(one.prompted, one.task, env, episodes)
             scores[name] = result.summary()
+            fallen = falls.down(trajectories[name].path, env.spec.control_dt)
+            scores[name] |= {} if fallen is None else {"down": falls.share(fallen)}
         else:
             assert one.goal is not None
             scores[name], trajectories[name] = approach(one.prompted, one.goal, env, episodes)

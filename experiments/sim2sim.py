@@ -1,7 +1,8 @@
 """`embodied sim2sim`: a bundle's own runtime around its own robot in plain MuJoCo, against the evaluation in training.
 
 Every episode begins in a start state of the bundle. Conditions change what the robot is, not what the policy knows:
-orders that arrive a control step late, noisy sensors, other masses, friction, damping and motors, and all at once.
+orders that arrive a control step late, each or half of them, noisy sensors, other masses, friction, damping and motors,
+and all at once.
 """
 
 import dataclasses
@@ -14,7 +15,6 @@ import mujoco
 import numpy as np
 
 import envs
-from embodied import statistics
 from embodied.deploy.bundle import STARTS, Bundle
 from embodied.deploy.runtime import Runtime, Tick
 from embodied.deploy.simulation import Simulation, load_model
@@ -23,26 +23,26 @@ from embodied.rewards import Task
 from embodied.types import Env, InputError, nearest
 from envs.dynamics import altered
 from envs.host import HostEnv
+from experiments import falls
 from experiments.video import record
-
-LAST = 1.0  # seconds at the end of an episode during which one that has fallen is down
 
 
 @dataclasses.dataclass(frozen=True)
 class Condition:
     """How the robot differs from the one in training."""
 
-    late: int = 0  # control steps until an order takes effect
+    late: float = 0.0  # share of orders, drawn at random, that take effect a control step late
     noise: bool = False  # the noise that the contract declares
     level: str = "none"  # of randomised physics
 
 
 CONDITIONS = {
     "nominal": Condition(),
-    "late": Condition(late=1),
+    "jitter": Condition(late=0.5),
+    "late": Condition(late=1.0),
     "noise": Condition(noise=True),
     "randomised": Condition(level="standard"),
-    "all": Condition(late=1, noise=True, level="standard"),
+    "all": Condition(late=1.0, noise=True, level="standard"),
 }
 
 
@@ -57,9 +57,12 @@ class Result:
 
 
 def run(
-    bundle: Bundle, prompts: Sequence[str], conditions: Sequence[str], episodes: int
+    bundle: Bundle, prompts: Sequence[str], conditions: Sequence[str], episodes: int, seconds: float | None = None
 ) -> dict[str, dict[str, Result]]:
-    """Prompt -> condition -> result. Raises InputError for unknown names and more episodes than there are starts."""
+    """Prompt -> condition -> result; episodes last as long as in training unless told how many `seconds`.
+
+    Raises InputError for unknown names and more episodes than there are starts.
+    """
     for name in conditions:
         if name not in CONDITIONS:
             raise InputError(f"condition: unknown condition '{name}'; {nearest(name, CONDITIONS)}")
@@ -67,9 +70,13 @@ def run(
     if not 1 <= episodes <= len(starts):
         raise InputError(f"episodes: must be in [1, {len(starts)}], the start states of the bundle, got {episodes}")
     env = world_of(bundle)
+    if seconds is None:
+        seconds = env.spec.episode_length * env.spec.control_dt
+    elif not seconds >= bundle.contract.timing.control_dt:
+        raise InputError(f"seconds: must be a control step or more, {bundle.contract.timing.control_dt}, got {seconds}")
     return {
         prompt: {
-            name: one(bundle, env, task_of(bundle, env, prompt), prompt, CONDITIONS[name], starts[:episodes])
+            name: one(bundle, env, task_of(bundle, env, prompt), prompt, CONDITIONS[name], starts[:episodes], seconds)
             for name in conditions
         }
         for prompt in prompts
@@ -103,8 +110,10 @@ def task_of(bundle: Bundle, env: Env, prompt: str) -> Task:
     return Task.of(prompt, request["text"], env.spec.quantities)
 
 
-def one(bundle: Bundle, env: Env, task: Task, prompt: str, condition: Condition, starts: np.ndarray) -> Result:
-    """The result of a prompt under a condition."""
+def one(
+    bundle: Bundle, env: Env, task: Task, prompt: str, condition: Condition, starts: np.ndarray, seconds: float
+) -> Result:
+    """The result of a prompt under a condition. Returns are per episode of training, however long these last."""
     model, parameters = load_model(bundle), None
     if condition.level != "none":
         drawn = world_of(bundle, condition.level)
@@ -112,14 +121,13 @@ def one(bundle: Bundle, env: Env, task: Task, prompt: str, condition: Condition,
     returns, fallen, stopped, first = [], [], [], None
     for index, start in enumerate(starts):
         one_model = model if parameters is None else altered(model, parameters[index])
-        physics, actions, reason = episode(bundle, env, one_model, prompt, start, condition, index)
+        physics, actions, reason = episode(bundle, env, one_model, prompt, start, condition, index, seconds)
         _, quantities = env.observe(physics)
         before = {name: value[:-1] for name, value in quantities.items()}
         after = {name: value[1:] for name, value in quantities.items()}
-        returns.append(float(np.sum(task(before, actions, after))))
-        if "torso_upright" in after:
-            seconds = round(LAST / env.spec.control_dt)
-            fallen.append(bool(np.median(after["torso_upright"][-seconds:]) < 0.5))
+        returns.append(float(np.mean(task(before, actions, after))) * env.spec.episode_length)
+        lies = falls.down({name: value[None] for name, value in after.items()}, env.spec.control_dt)
+        fallen += [] if lies is None else [lies[0]]
         stopped += [reason] if reason else []
         first = physics if first is None else first
     assert first is not None
@@ -134,6 +142,7 @@ def episode(
     start: np.ndarray,
     condition: Condition,
     seed: int,
+    seconds: float,
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """(physics [S+1, P], actions [S, A], why the runtime stopped or "") at the world's control steps."""
     spec, timing = env.spec, bundle.contract.timing
@@ -145,11 +154,11 @@ def episode(
             rows.append(np.concatenate([[data.time], data.qpos, data.qvel, data.act, data.ctrl]))
 
     noise = np.random.default_rng(seed) if condition.noise else None
-    delay = condition.late * timing.decimation
+    jitter = np.random.default_rng((seed, 1))
+    delay = lambda: timing.decimation * int(jitter.random() < condition.late)  # noqa: E731
     robot = Simulation(bundle.contract, model, start, delay, noise, note)
     note(robot.data)
     ticks: list[Tick] = []
-    seconds = spec.episode_length * spec.control_dt
     # In simulated time an inference takes none.
     reason = Runtime(bundle, robot, prompt, clock=lambda: 0.0).run(seconds, ticks.append)
     robot.wait(seconds)
@@ -159,20 +168,18 @@ def episode(
 
 
 def table(bundle: Bundle, results: Mapping[str, Mapping[str, Result]]) -> str:
-    """A text table: return with its interval beside that of the evaluation in training, and the share that fell."""
+    """A text table: returns and the share that fell, with intervals, beside those of the evaluation in training."""
     lines = [
-        f"{'prompt':<14}{'condition':<13}{'return [95 %]':>22}   {'in training [95 %]':>22}   {'down at the end':>18}"
+        f"{'prompt':<14}{'condition':<12}{'return [95 %]':>18}{'in training':>18}{'down [95 %]':>18}{'in training':>18}"
     ]
     for prompt, columns in results.items():
         trained = bundle.manifest["evaluation"]["prompts"][prompt]
         for name, result in columns.items():
             row = result.scores.summary()
             cells = [f"{part['iqm']:.0f} [{part['low']:.0f}, {part['high']:.0f}]" for part in (row, trained)]
-            down = "-"
-            if result.fallen is not None:
-                rate = statistics.wilson(int(result.fallen.sum()), len(result.fallen))
-                down = f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
-            lines.append(f"{prompt:<14}{name:<13}{cells[0]:>22}   {cells[1]:>22}   {down:>18}")
+            for fallen in (result.fallen is not None and falls.share(result.fallen), trained.get("down")):
+                cells.append(f"{fallen['rate']:.0%} [{fallen['low']:.0%}, {fallen['high']:.0%}]" if fallen else "-")
+            lines.append(f"{prompt:<14}{name:<12}" + "".join(f"{cell:>18}" for cell in cells))
     return "\n".join(lines)
 
 
@@ -184,10 +191,11 @@ def summary(bundle: Bundle, results: Mapping[str, Mapping[str, Result]]) -> dict
         body[prompt] = {"in_training": trained}
         for name, result in columns.items():
             row: dict[str, Any] = result.scores.summary() | {"stopped": len(result.stopped)}
-            row["within_training"] = row["low"] <= trained["high"] and trained["low"] <= row["high"]
+            row["within_training"] = falls.overlap(row, trained)
             if result.fallen is not None:
-                rate = statistics.wilson(int(result.fallen.sum()), len(result.fallen))
-                row["down"] = {"rate": rate.value, "low": rate.low, "high": rate.high}
+                row["down"] = falls.share(result.fallen)
+                if "down" in trained:
+                    row["falls_within_training"] = row["down"]["low"] <= trained["down"]["high"]
             body[prompt][name] = row
     return body
 

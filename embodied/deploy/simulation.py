@@ -34,7 +34,7 @@ class Simulation:
         contract: Contract,
         model: Any,
         start: np.ndarray | None = None,
-        delay: int = 0,  # physics steps until an order takes effect
+        delay: Callable[[], int] = lambda: 0,  # physics steps until the order being sent takes effect
         noise: np.random.Generator | None = None,  # for the noise that the contract declares; None: none
         each: Callable[[Any], None] = lambda data: None,  # called with MjData after every physics step
     ):
@@ -74,20 +74,23 @@ class Simulation:
         return State(self.now(), values)
 
     def send(self, order: Order) -> None:
-        """Nothing; the order reaches the motors after the delay."""
-        if self._delay:
-            self._orders.append((self.now() + self._delay * self.model.opt.timestep, order))
-        else:
-            self.apply(order)
+        """Nothing; the order reaches the motors after its delay, and those that it overtakes never do."""
+        due = self.now() + self._delay() * self.model.opt.timestep
+        half = self.model.opt.timestep / 2
+        self._orders = [*((moment, other) for moment, other in self._orders if moment < due - half), (due, order)]
+        self._arrive()
 
     def wait(self, until: float) -> None:
         """Nothing; steps the physics until `until`."""
         half = self.model.opt.timestep / 2
         while self.data.time < until - half:
-            while self._orders and self._orders[0][0] <= self.data.time + half:
-                self.apply(self._orders.pop(0)[1])
+            self._arrive()
             self._mujoco.mj_step(self.model, self.data)
             self._each(self.data)
+
+    def _arrive(self) -> None:
+        while self._orders and self._orders[0][0] <= self.now() + self.model.opt.timestep / 2:
+            self.apply(self._orders.pop(0)[1])
 
     def apply(self, order: Order) -> None:
         """Nothing; the motors follow the order from the next physics step on."""

@@ -18,8 +18,9 @@ class Arguments:
 
     bundle: tyro.conf.Positional[Path]
     prompt: tuple[str, ...] = ()  # prompts of the bundle; without any all that ask for a reward
-    condition: tuple[str, ...] = tuple(sim2sim.CONDITIONS)  # nominal, late, noise, randomised, all
+    condition: tuple[str, ...] = tuple(sim2sim.CONDITIONS)  # nominal, jitter, late, noise, randomised, all
     episodes: int = 100
+    seconds: float | None = None  # simulated, of an episode; without it as long as in training
     video: Path | None = None  # mp4 of the first prompt, its conditions side by side
     out: Path | None = None  # result file: the numbers, and how they were made
 
@@ -30,10 +31,11 @@ def main(arguments: list[str]) -> None:
     started = time.perf_counter()
     bundle = load(chosen.bundle)
     prompts = chosen.prompt or tuple(name for name in bundle.prompts if sim2sim.is_reward(bundle, name))
-    results = sim2sim.run(bundle, prompts, chosen.condition, chosen.episodes)
+    results = sim2sim.run(bundle, prompts, chosen.condition, chosen.episodes, chosen.seconds)
     print(sim2sim.table(bundle, results))
     print(
-        f"IQM and 95 % bootstrap interval of {chosen.episodes} episodes; down: torso tilted over 60 degrees at the end"
+        f"returns per episode of training: IQM and 95 % bootstrap interval of {chosen.episodes} episodes\n"
+        "down: torso tilted over 60 degrees at the end, 95 % Wilson interval"
     )
     if chosen.out:
         command = shlex.join(["embodied", "sim2sim", *arguments])

@@ -8,7 +8,7 @@ import pytest
 from embodied.deploy import bundle
 from embodied.deploy.__main__ import main
 from embodied.deploy.errors import InputError
-from embodied.deploy.robot import State
+from embodied.deploy.robot import Order, State
 from embodied.deploy.runtime import Runtime, between
 from embodied.deploy.simulation import Simulation, load_model
 from tests.embodied import robots
@@ -170,12 +170,22 @@ def test_first_targets_count_from_where_the_joints_are(loaded):
 
 
 def test_delay_keeps_an_order_from_the_motors_for_so_many_steps(loaded):
-    robot, seen = simulation(loaded, delay=3), []
+    robot, seen = simulation(loaded, delay=lambda: 3), []
     robot._each = lambda data: seen.append(data.ctrl.copy())
     runtime = Runtime(loaded, robot, "lean", instant)
     runtime.step()
     robot.wait(0.02)
     assert [bool(ctrl.any()) for ctrl in seen] == [False, False, False, True]
+
+
+def test_order_that_is_overtaken_never_reaches_the_motors(loaded):
+    robot, seen = simulation(loaded, delay=iter([0, 2, 1, 0, 2]).__next__), []
+    for target in range(1, 6):
+        robot.send(Order("target", np.full(2, target / 10)))
+        robot.wait(robot.now() + robot.model.opt.timestep)
+        seen.append(round(10 * robot.data.ctrl.max()))
+    # 1 at once; 2 would come together with 3, and 3 with 4, which comes at once; 5 is under way.
+    assert seen == [1, 1, 1, 4, 4]
 
 
 def test_noise_is_that_of_the_contract(loaded):

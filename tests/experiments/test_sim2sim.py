@@ -42,7 +42,7 @@ def test_nominal_returns_are_those_of_the_training_world(packed):
 def test_late_orders_and_other_physics_change_what_happens(packed):
     results = sim2sim.run(packed, ["loop"], tuple(sim2sim.CONDITIONS), 2)["loop"]
     nominal = results["nominal"].physics
-    for name in ("late", "noise", "randomised", "all"):
+    for name in ("jitter", "late", "noise", "randomised", "all"):
         assert np.abs(results[name].physics - nominal).max() > 1e-3, name
     # The first order takes effect a decision later.
     assert np.abs(results["late"].physics[10, 5:7]).max() == 0
@@ -54,10 +54,14 @@ def test_command_prints_writes_and_names_mistakes(packed, tmp_path, capsys):
     command.main([folder, "--prompt", "loop", "--condition", "nominal", "late", "--episodes", "2", "--out", str(out)])
     assert "in training" in capsys.readouterr().out
     assert set(json.loads(out.read_text())["metrics"]["loop"]) == {"in_training", "nominal", "late"}
+    short = ["--condition", "nominal", "--episodes", "2", "--seconds", "3", "--out", str(out)]
+    command.main([folder, "--prompt", "loop", *short])
+    assert json.loads(out.read_text())["metrics"]["loop"]["nominal"]["mean"] > 0
     for arguments, message in [
         (["--condition", "nominall"], "did you mean 'nominal'"),
         (["--prompt", "lop"], "did you mean 'loop'"),
         (["--episodes", "101"], r"must be in \[1, 100\]"),
+        (["--seconds", "nan"], "seconds: must be a control step or more, 0.2, got nan"),
     ]:
         with pytest.raises(InputError, match=message):
             command.main([folder, *arguments])
