@@ -2,9 +2,9 @@
 
     python -m experiments.bench.serve [--model walker] [--clients 64] [--rate 50] [--seconds 180]
 
-The server is `embodied serve` in a process of its own, on loopback. Each client is strict: it sends when its turn has
-come and its last answer is there. Latency runs from the sending of a message to its answer, as the client sees it;
-`late` is how far behind its turn a message was sent, so the time that a slow server takes away does not hide. In the
+The server is `embodied serve` in a process of its own, on loopback. Latency runs from the sending of a message to its
+answer, as the client sees it. A turn that comes before the last answer is missed, and counted, so the time that a slow
+server takes away does not hide; `late` is how far behind its turn a message was sent, which is the bench's own. In the
 second phase one of the clients, in a third process, sends at the same rate and reads nothing; whenever the server cuts
 it off it comes again. All three processes share the cores of one machine.
 """
@@ -31,11 +31,12 @@ import tyro
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect as connect_blocking
+from websockets.uri import parse_uri
 
 from embodied.serve.messages import pack, unpack
+from experiments.bench.caller import PATIENCE, Caller, Samples
 from experiments.results import write_result
 
-PATIENCE = 5.0  # seconds until a message without an answer counts as lost
 START_SECONDS = 60.0  # that a process may take to import and connect
 SERVER = (sys.executable, "-c", "from experiments.cli import main; main()", "serve")
 
@@ -49,16 +50,6 @@ class Arguments:
     rate: float = 50.0  # messages per second and client
     seconds: float = 180.0  # of each of the two phases
     out: Path = Path("results/bench-serve.json")
-
-
-@dataclasses.dataclass
-class Samples:
-    """What clients saw."""
-
-    latency: list[float] = dataclasses.field(default_factory=list)  # seconds
-    late: list[float] = dataclasses.field(default_factory=list)  # seconds
-    lost: int = 0  # messages without an answer, or with an error
-    unsent: int = 0  # due, but not sent when the time was over: the machine gives less than was asked
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,38 +125,18 @@ async def example(address: str) -> bytes:
 
 async def load(address: str, message: bytes, clients: int, rate: float, seconds: float) -> Samples:
     """What all clients together saw; their turns are spread evenly over a period."""
-    samples, ready = Samples(), asyncio.Barrier(clients)
-    offsets = [i / (clients * rate) for i in range(clients)]
-    await asyncio.gather(*(drive(address, message, one, rate, seconds, ready, samples) for one in offsets))
+    samples, loop = Samples(), asyncio.get_running_loop()
+    target = parse_uri(address)
+    callers = [Caller(target, message, samples) for _ in range(clients)]
+    for caller in callers:
+        await loop.create_connection(lambda caller=caller: caller, target.host, target.port)  # type: ignore[misc]
+    async with asyncio.timeout(START_SECONDS):
+        await asyncio.gather(*(caller.welcomed for caller in callers))
+    first = loop.time() + 0.1
+    for index, caller in enumerate(callers):
+        caller.begin(first + index / (clients * rate), 1 / rate, round(rate * seconds))
+    await asyncio.gather(*(caller.ended for caller in callers))
     return samples
-
-
-async def drive(
-    address: str, message: bytes, offset: float, rate: float, seconds: float, ready: asyncio.Barrier, samples: Samples
-) -> None:
-    """Nothing; sends `rate` messages per second and adds what it saw to `samples`. A break loses the rest."""
-    left = round(rate * seconds)
-    async with connect(address, compression=None, max_size=None) as connection:
-        await connection.recv()
-        await ready.wait()
-        first = time.perf_counter() + offset
-        try:
-            for turn in range(left):
-                due = first + turn / rate
-                if time.perf_counter() > first + seconds:
-                    samples.unsent += left
-                    return
-                await asyncio.sleep(due - time.perf_counter())
-                sent = time.perf_counter()
-                await connection.send(message)
-                async with asyncio.timeout(PATIENCE):
-                    answer = await connection.recv()
-                left -= 1
-                samples.late.append(sent - due)
-                samples.latency.append(time.perf_counter() - sent)
-                samples.lost += isinstance(answer, str)
-        except (TimeoutError, WebSocketException):
-            samples.lost += left
 
 
 def stall(address: str, message: bytes, rate: float, connected: Any) -> None:
@@ -191,7 +162,7 @@ def summarise(samples: Samples) -> dict[str, Any]:
     return {
         "answers": len(samples.latency),
         "lost": samples.lost,
-        "unsent": samples.unsent,
+        "missed": samples.missed,
         "p50_ms": float(np.percentile(milliseconds, 50)),
         "p99_ms": float(np.percentile(milliseconds, 99)),
         "max_ms": float(milliseconds.max()),
@@ -218,11 +189,11 @@ def counter(address: str, name: str) -> int:
 def table(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics as lines of text."""
     lines = [
-        f"{'':16} {'answers':>9} {'lost':>6} {'unsent':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'late ms':>8}"
+        f"{'':16} {'answers':>9} {'lost':>6} {'missed':>8} {'p50 ms':>8} {'p99 ms':>8} {'max ms':>8} {'late ms':>8}"
     ]
     for name in ("alone", "beside_stalled"):
         row = metrics[name]
-        counts = f"{row['answers']:9,} {row['lost']:6} {row['unsent']:8,}"
+        counts = f"{row['answers']:9,} {row['lost']:6} {row['missed']:8,}"
         times = f"{row['p50_ms']:8.2f} {row['p99_ms']:8.2f} {row['max_ms']:8.1f} {row['late_p99_ms']:8.2f}"
         lines.append(f"{name:16} {counts} {times}")
     held = metrics["server_memory_mib"]

@@ -19,6 +19,7 @@ from embodied.serve.client import Client
 from embodied.serve.server import running
 from embodied.types import InputError
 from experiments import cli
+from experiments.bench import caller
 from experiments.bench import serve as bench
 from experiments.commands import serve as command
 from tests.embodied import toys
@@ -136,10 +137,34 @@ def test_bench_counts_answers_and_what_is_lost():
 
 
 def test_bench_sums_up_in_milliseconds():
-    samples = bench.Samples(latency=[0.001] * 98 + [0.002, 0.004], late=[0.0] * 100, lost=3)
+    samples = caller.Samples(latency=[0.001] * 98 + [0.002, 0.004], late=[0.0] * 100, lost=3)
     row = bench.summarise(samples)
     assert (row["answers"], row["lost"], row["p50_ms"], row["max_ms"], row["late_p99_ms"]) == (100, 3, 1, 4, 0)
     assert 2 < row["p99_ms"] < 2.1
     held = {"before": 1.0, "between": 1.0, "after": 1.5}
     metrics = {"alone": row, "beside_stalled": row, "stalled_adds_to_p99_ms": 0.0, "stalled_cut_off": 2}
     assert "100      3        0     1.00     2.02      4.0" in bench.table(metrics | {"server_memory_mib": held})[1]
+
+
+def test_bench_counts_turns_that_come_before_the_last_answer_as_missed():
+    doubler = Doubler()
+    with running(doubler, server.ServeConfig(port=0, deadline=5.0)) as served:
+        address = f"ws://127.0.0.1:{served.port}"
+        message = asyncio.run(bench.example(address))
+        doubler.may_leave.clear()
+        threading.Timer(0.5, doubler.may_leave.set).start()
+        samples = asyncio.run(bench.load(address, message, clients=1, rate=50.0, seconds=0.8))
+    assert len(samples.latency) + samples.missed == 40
+    assert 15 <= samples.missed <= 39
+    assert max(samples.latency) > 0.3
+    assert samples.lost == 0
+
+
+def test_frames_are_read_whole_with_what_follows_them():
+    for size, head in ((0, "00"), (125, "7d"), (126, "7e007e"), (70_000, "7f0000000000011170")):
+        content = bytes(range(250)) * (size // 250) + bytes(size % 250)
+        frame = bytes([0x80 | caller.BINARY]) + bytes.fromhex(head) + content
+        assert caller.read_frame(frame + b"more") == (caller.BINARY, content, b"more")
+        assert caller.read_frame(frame[:-1]) is None
+    # RFC 6455, section 5.7: "Hello" from a client; ours has the mask 0.
+    assert caller.masked(caller.TEXT, b"Hello") == bytes([0x81, 0x85, 0, 0, 0, 0]) + b"Hello"
