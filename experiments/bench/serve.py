@@ -5,22 +5,20 @@
 The server is `embodied serve` in a process of its own, on loopback. Latency runs from the sending of a message to its
 answer, as the client sees it. A turn that comes before the last answer is missed, and counted, so the time that a slow
 server takes away does not hide; `late` is how far behind its turn a message was sent, which is the bench's own. In the
-second phase one of the clients, in a third process, sends at the same rate and reads nothing; whenever the server cuts
-it off it comes again. All three processes share the cores of one machine.
+second phase one of the clients sends at the same rate and reads nothing; whenever the server cuts it off it comes
+again. Both processes share the cores of one machine.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import math
-import multiprocessing
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,12 +27,11 @@ from typing import Any
 import numpy as np
 import tyro
 from websockets.asyncio.client import connect
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect as connect_blocking
+from websockets.client import ClientProtocol
 from websockets.uri import parse_uri
 
 from embodied.serve.messages import pack, unpack
-from experiments.bench.caller import PATIENCE, Caller, Samples
+from experiments.bench.caller import BINARY, PATIENCE, Caller, Samples, masked
 from experiments.results import write_result
 
 START_SECONDS = 60.0  # that a process may take to import and connect
@@ -72,16 +69,8 @@ def measure(chosen: Arguments) -> dict[str, Any]:
         before = memory(process.pid)
         alone = summarise(asyncio.run(load(address, message, chosen.clients, chosen.rate, chosen.seconds)))
         between = memory(process.pid)
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks
-        connected = spawn.Event()
-        stalled = spawn.Process(target=stall, args=(address, message, chosen.rate, connected), daemon=True)
-        stalled.start()
-        try:
-            connected.wait(START_SECONDS)
-            beside = summarise(asyncio.run(load(address, message, chosen.clients - 1, chosen.rate, chosen.seconds)))
-        finally:
-            stalled.terminate()
-            stalled.join()
+        crowd = beside_stalled(address, message, chosen.clients, chosen.rate, chosen.seconds)
+        beside = summarise(asyncio.run(crowd))
         after = memory(process.pid)
         cut_off = counter(address, "stalled_total")
     return {
@@ -139,19 +128,29 @@ async def load(address: str, message: bytes, clients: int, rate: float, seconds:
     return samples
 
 
-def stall(address: str, message: bytes, rate: float, connected: Any) -> None:
+async def beside_stalled(address: str, message: bytes, clients: int, rate: float, seconds: float) -> Samples:
+    """What all clients but one together saw, while that one sends and never reads."""
+    stalled = asyncio.create_task(stall(address, message, rate))
+    await asyncio.sleep(min(1.0, seconds))
+    try:
+        return await load(address, message, clients - 1, rate, seconds)
+    finally:
+        stalled.cancel()
+
+
+async def stall(address: str, message: bytes, rate: float) -> None:
     """Nothing, ever; sends without reading, on a new connection whenever the last one broke."""
-    target = urllib.parse.urlsplit(address)
+    target, loop = parse_uri(address), asyncio.get_running_loop()
     while True:
-        with contextlib.suppress(WebSocketException, OSError), socket.socket() as link:
+        with contextlib.suppress(OSError), socket.socket() as link:
+            link.setblocking(False)
             link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # else megabytes would be read for it
-            link.connect((target.hostname, target.port))
-            with connect_blocking(address, sock=link, compression=None, max_queue=1) as connection:
-                connected.set()
-                while True:
-                    connection.send(message)
-                    time.sleep(1 / rate)
-        time.sleep(1 / rate)
+            await loop.sock_connect(link, (target.host, target.port))
+            await loop.sock_sendall(link, ClientProtocol(target).connect().serialize())
+            while True:
+                await asyncio.sleep(1 / rate)
+                await loop.sock_sendall(link, masked(BINARY, message))
+        await asyncio.sleep(1 / rate)
 
 
 def summarise(samples: Samples) -> dict[str, Any]:

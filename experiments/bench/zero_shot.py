@@ -7,9 +7,6 @@ once per task, with the task's reward, on rollouts of its own that are added to 
 """
 
 import dataclasses
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -21,10 +18,10 @@ import tyro
 
 from embodied import statistics
 from embodied.evaluate import EvaluateConfig, Scores
+from experiments.bench.cells import train
 from experiments.collect import make_env
 from experiments.evaluate import baselines, evaluate_tasks
 from experiments.models import resolve
-from experiments.presets import PRESETS
 from experiments.results import write_result
 from experiments.run_report import read_metrics
 from experiments.train import read_experiment
@@ -56,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     for method in chosen.methods:
         for seed in chosen.seeds:
             run = chosen.runs / f"{method}-{seed}"
-            _train(f"{chosen.world}-{method}", chosen.data, run, ["--train.seed", str(seed)], chosen.updates)
+            train(f"{chosen.world}-{method}", chosen.data, run, ["--train.seed", str(seed)], chosen.updates)
             commits[run.name] = read_experiment(run)["made"]["commit"]
             policy, env = resolve(str(run))
             scores.setdefault(method, []).append(evaluate_tasks(policy, env, chosen.episodes))
@@ -103,24 +100,11 @@ def _topline(chosen: Arguments, seconds: dict[str, list[float]], commits: dict[s
     for task in make_env(chosen.world, None).tasks:
         run = chosen.runs / f"{chosen.topline}-{task}"
         preset = f"{chosen.world}-{chosen.topline}"
-        _train(preset, chosen.data, run, ["--task", task], chosen.topline_updates)
+        train(preset, chosen.data, run, ["--task", task], chosen.topline_updates)
         commits[run.name] = read_experiment(run)["made"]["commit"]
         column[task] = evaluate_tasks(*resolve(str(run)), chosen.episodes)[task]
         seconds.setdefault("td3", []).append(sum(row["time/seconds"] for row in read_metrics(run)))
     return column
-
-
-def _train(preset: str, data: Path, run: Path, options: list[str], updates: int) -> None:
-    """Runs `embodied train` in a process of its own unless the run is complete; stops with its exit code on failure."""
-    assert preset in PRESETS
-    if (run / "policy" / "config.json").exists() and read_metrics(run)[-1]["step"] >= updates:
-        return
-    code = "from experiments.cli import main; main()"
-    command = [sys.executable, "-c", code, "train", preset, "--data", str(data), "--out", str(run)]
-    print(json.dumps({"training": run.name}), file=sys.stderr, flush=True)
-    done = subprocess.run([*command, "--train.updates", str(updates), *options], env=os.environ, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
 
 
 def _table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:

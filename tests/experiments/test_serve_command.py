@@ -168,3 +168,13 @@ def test_frames_are_read_whole_with_what_follows_them():
         assert caller.read_frame(frame[:-1]) is None
     # RFC 6455, section 5.7: "Hello" from a client; ours has the mask 0.
     assert caller.masked(caller.TEXT, b"Hello") == bytes([0x81, 0x85, 0, 0, 0, 0]) + b"Hello"
+
+
+def test_bench_has_one_client_that_never_reads_and_is_cut_off_again_and_again(monkeypatch):
+    monkeypatch.setattr(server, "STALL_SECONDS", 0.2)
+    with running(Doubler(width=4_000), ANY_PORT) as served:
+        address = f"ws://127.0.0.1:{served.port}"
+        message = asyncio.run(bench.example(address))
+        samples = asyncio.run(bench.beside_stalled(address, message, clients=3, rate=50.0, seconds=2.0))
+        assert (len(samples.latency) + samples.missed, samples.lost) == (200, 0)
+        assert bench.counter(address, "stalled_total") >= 2
