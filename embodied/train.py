@@ -20,8 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
+from embodied import parallel
 from embodied.checkpoint import Checkpointer
 from embodied.metrics import Logger
 from embodied.ranges import check_ranges
@@ -42,7 +44,7 @@ class Interrupted(SystemExit):
 
 RANGES = {
     "[0, inf)": ("updates", "checkpoint_seconds"),
-    "[1, inf)": ("chunk", "keep_checkpoints"),
+    "[1, inf)": ("chunk", "devices", "keep_checkpoints"),
     "[2, inf)": ("batch_size",),  # orthonormality compares pairs
     "[0, 4294967296)": ("seed",),
 }
@@ -57,6 +59,7 @@ class TrainConfig:
     chunk: int = 500  # updates per compiled call; at least 1
     checkpoint_seconds: float = 30.0  # a chunk that ends this long after the last checkpoint is saved; 0 = every chunk
     keep_checkpoints: int = 2  # the latest ones, at least 1
+    devices: int = 1  # of this machine that share each batch; a job of several processes uses all of theirs
     tensorboard: bool = False  # also write event files (extra "tensorboard")
     seed: int = 0
 
@@ -66,14 +69,19 @@ class TrainConfig:
             raise InputError(f"train: updates ({self.updates}) must be a multiple of chunk ({self.chunk})")
 
 
-def make_chunk(agent: Agent, source: Source, updates: int) -> Callable[[PyTree, Run, RandomKey], Any]:
-    """The compiled function (data, run, root key) -> (run, metrics [name] -> (mean, first bad update or -1))."""
+def make_chunk(
+    agent: Agent, source: Source, updates: int, mesh: Mesh | None = None
+) -> Callable[[PyTree, Run, RandomKey], Any]:
+    """The compiled function (data, run, root key) -> (run, metrics [name] -> (mean, first bad update or -1)).
+
+    With a mesh, its devices share each batch; all else is whole on each of them.
+    """
 
     def chunk(data: PyTree, run: Run, root: RandomKey) -> tuple[Run, dict[str, tuple[Array, Array]]]:
         def one(run: Run, _: None) -> tuple[Run, Any]:
             key_source, key_update = jax.random.split(jax.random.fold_in(root, run.step))
             source_state, batch = source.next(data, run.source, key_source)
-            agent_state, metrics = agent.update(run.agent, batch, key_update)
+            agent_state, metrics = agent.update(run.agent, parallel.split(batch, mesh), key_update)
             return Run(agent=agent_state, source=source_state, step=run.step + 1), metrics
 
         start = run.step
@@ -89,7 +97,10 @@ def make_chunk(agent: Agent, source: Source, updates: int) -> Callable[[PyTree, 
         norm = _parameter_norm(run)
         return run, summary | {"health/parameter_norm": (norm, jnp.where(jnp.isfinite(norm), -1, run.step - 1))}
 
-    return jax.jit(chunk, donate_argnums=1)
+    if mesh is None:
+        return jax.jit(chunk, donate_argnums=1)
+    whole = parallel.replicated(mesh)
+    return jax.jit(chunk, donate_argnums=1, in_shardings=whole, out_shardings=whole)
 
 
 def init_run(agent: Agent, source: Source, example: Batch, seed: int) -> Run:
@@ -110,19 +121,24 @@ def train(
 ) -> Run:
     """The run after `config.updates` updates; continues from the latest checkpoint in `directory` where there is one.
 
+    In a job of several processes each makes the same call; their devices share the work, and the first writes metrics.
     Raises NonFiniteError (naming update and metric) and Interrupted (after saving). Hooks run after each chunk; what
     they return is logged with the chunk's row.
     """
-    run = init_run(agent, source, example, config.seed)
+    mesh = parallel.mesh(config.devices, config.batch_size)
+    run = parallel.spread(init_run(agent, source, example, config.seed), mesh)
+    if not parallel.is_first():
+        quiet = True
     with contextlib.ExitStack() as stack:
         checkpointer = Checkpointer(directory / "checkpoints", config.keep_checkpoints) if directory else None
         if checkpointer:
             stack.callback(checkpointer.close)
             run = checkpointer.restore(run)
-        logger = Logger(directory, config.updates, int(run.step), quiet=quiet, tensorboard=config.tensorboard)
+        written = directory if parallel.is_first() else None
+        logger = Logger(written, config.updates, int(run.step), quiet=quiet, tensorboard=config.tensorboard)
         stack.callback(logger.close)
         stop = stack.enter_context(_StopSignal())
-        return _loop(agent, source, config, run, checkpointer, logger, stop, hooks)
+        return _loop(agent, source, config, run, mesh, checkpointer, logger, stop, hooks)
 
 
 def _loop(
@@ -130,23 +146,25 @@ def _loop(
     source: Source,
     config: TrainConfig,
     run: Run,
+    mesh: Mesh | None,
     checkpointer: Checkpointer | None,
     logger: Logger,
     stop: "_StopSignal",
     hooks: Sequence[Hook],
 ) -> Run:
     root, done, chunk = jax.random.key(config.seed), int(run.step), None
+    data, root_everywhere = parallel.spread(source.data, mesh), parallel.spread(root, mesh)
     saved = time.perf_counter()
     while done < config.updates:
         if chunk is None:
-            chunk = _compile(make_chunk(agent, source, config.chunk), source.data, run, root, logger)
+            chunk = _compile(make_chunk(agent, source, config.chunk, mesh), data, run, root_everywhere, logger)
         began = time.perf_counter()
         if source.refill:
             key = jax.random.fold_in(jax.random.fold_in(root, 2**31 - 2), done)
-            run = _refilled(run, source.refill, done, key)
+            run = _refilled(run, source.refill, done, key, mesh)
         started = time.perf_counter()
         with jax.transfer_guard_device_to_host("disallow"):
-            run, summary = chunk(source.data, run, root)
+            run, summary = chunk(data, run, root_everywhere)
         _wait(summary)
         done += config.chunk
         row = fetch(summary)
@@ -157,11 +175,12 @@ def _loop(
             row |= hook(run, done, row) or {}
         row["time/seconds"] = time.perf_counter() - began  # of this chunk with its refill and hooks
         logger.write(done, row)
-        due = time.perf_counter() - saved >= config.checkpoint_seconds or done == config.updates or stop.requested
-        if checkpointer and due:
+        stopped = parallel.agree(stop.requested)
+        due = time.perf_counter() - saved >= config.checkpoint_seconds or done == config.updates or stopped
+        if checkpointer and parallel.agree(due):
             checkpointer.save(done, run)
             saved = time.perf_counter()
-        if stop.requested and done < config.updates:
+        if stopped and done < config.updates:
             logger.note(f"stopped at update {done:,}" + ("; the same command resumes" if checkpointer else ""))
             raise Interrupted(INTERRUPTED)
     return run
@@ -171,8 +190,9 @@ def _parameter_norm(run: Any) -> Array:
     return optax.tree.norm(run.agent.params)
 
 
-def _refilled(run: Any, refill: Callable[..., SourceState], done: int, key: RandomKey) -> Any:
-    return run.replace(source=refill(run.source, run.agent.params, done, key))
+def _refilled(run: Any, refill: Callable[..., SourceState], done: int, key: RandomKey, mesh: Mesh | None) -> Any:
+    source, params = parallel.local((run.source, run.agent.params), mesh)
+    return run.replace(source=parallel.spread(refill(source, params, done, key), mesh))
 
 
 def _compile(chunk: Any, data: PyTree, run: Run, root: RandomKey, logger: Logger) -> Any:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import agents
-from embodied import losses
+from embodied import losses, parallel
 from embodied.data import dataset, normalize, replay, store
 from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
@@ -23,13 +23,15 @@ from experiments.presets import Experiment
 
 # What a continued run may change: how long it is, what it shows and when it saves.
 MAY_CHANGE = {
-    *("train.updates", "train.checkpoint_seconds", "train.keep_checkpoints", "train.tensorboard"),
+    *("train.updates", "train.checkpoint_seconds", "train.keep_checkpoints", "train.tensorboard", "train.devices"),
     *("evaluate_every", "episodes"),
 }
 
 
 def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> Path:
     """The policy folder of the finished run; the same call resumes an interrupted one.
+
+    Every process of a job makes the same call, on one shared file system.
 
     Raises InputError for data of another world, or an `out` that holds another experiment.
     """
@@ -54,7 +56,9 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     name = agent_name(experiment)
     agent = agents.module(name).make(experiment.agent, spec)
     source = make_source(experiment, agent, spec, env, stored, episodes)
-    _claim(out, experiment, data)
+    if parallel.is_first():
+        _claim(out, experiment, data)
+    parallel.wait("the run directory is claimed")
 
     def policy_of(run: Run) -> Policy:
         params = jax.device_get(run.agent.params)
@@ -68,10 +72,12 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
         spec.example(),
         experiment.train,
         directory=out,
-        hooks=[_evaluation(experiment, env, policy_of, out)],
+        hooks=[_evaluation(experiment, env, policy_of, out)] if parallel.is_first() else [],
         quiet=quiet,
     )
-    policy_of(finished).save(out / "policy", card=f"Trained by `embodied train`; see {out.name}/experiment.json.\n")
+    if parallel.is_first():
+        policy_of(finished).save(out / "policy", card=f"Trained by `embodied train`; see {out.name}/experiment.json.\n")
+    parallel.wait("the policy is saved")
     return out / "policy"
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from embodied import parallel
 from embodied.train import Interrupted, NonFiniteError
 from experiments import train
 from experiments.cli import NON_FINITE
@@ -23,17 +24,21 @@ def main(arguments: list[str]) -> None:
         *,
         data: Path,
         out: Path,
-    ) -> tuple[Experiment, Path, Path]:
+        distributed: bool = False,
+    ) -> tuple[Experiment, Path, Path, bool]:
         """Training, or its continuation where `out` holds an interrupted run of the same experiment.
 
         Args:
             preset: agent, world and budget
             data: dataset directory
             out: run directory
+            distributed: this process is one of a job that trains together
         """
-        return preset, data, out
+        return preset, data, out, distributed
 
-    experiment, data, out = tyro.cli(command, args=rest, prog=f"embodied train {name}")
+    experiment, data, out, distributed = tyro.cli(command, args=rest, prog=f"embodied train {name}")
+    if distributed:
+        parallel.join()
     try:
         policy = train.run(experiment, data, out)
     except NonFiniteError as error:
@@ -42,5 +47,7 @@ def main(arguments: list[str]) -> None:
     except Interrupted as stop:
         print(f"interrupted; saved in {out}", file=sys.stderr)
         raise SystemExit(stop.code) from None
+    if not parallel.is_first():
+        return
     print(f"wrote {policy}")
     print(f"score it:   embodied evaluate {out}\nprompt it:  embodied prompt {out} --reward '...'")
