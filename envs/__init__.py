@@ -13,6 +13,12 @@ WORLDS = {
     "point_maze": "envs.point_maze",
     "robot_dog": "envs.robot_dog",
 }
+EXTRA_WORLDS = {  # these need a package that an extra of the same name as their module installs
+    "cube_single": "envs.ogbench",
+    "cube_double": "envs.ogbench",
+    "scene": "envs.ogbench",
+    "puzzle_3x3": "envs.ogbench",
+}
 
 
 def make(name: str, form: str = "host", **options: Any) -> Env:
@@ -20,11 +26,12 @@ def make(name: str, form: str = "host", **options: Any) -> Env:
 
     Every world takes the options `hold` (control steps per decision), `randomise` ("none", "standard", "hard" or a
     `Randomisation`) and, in its host form, `threads`; what else a world takes stands at its module's `make`. Raises
-    InputError for an unknown name, form or option.
+    InputError for an unknown name, form or option, and for a world whose package is not installed.
     """
-    if name not in WORLDS:
-        raise InputError(f"unknown world '{name}'; {nearest(name, WORLDS)}")
-    module_make = importlib.import_module(WORLDS[name]).make
+    modules = WORLDS | EXTRA_WORLDS
+    if name not in modules:
+        raise InputError(f"unknown world '{name}'; {nearest(name, modules)}")
+    module_make = importlib.import_module(modules[name]).make
     parameters = inspect.signature(module_make).parameters.values()
     valid = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     for option in options:
