@@ -9,7 +9,6 @@ import numpy as np
 
 from embodied.data import rlds
 from embodied.data.importers import (
-    BUTTONS,
     EXORL,
     OGBENCH,
     UNENDED,
@@ -256,8 +255,6 @@ def _check_ogbench(file: Path, census: _Census) -> None:
         census.problem(file.name, name, None, fault)
     for name, values in arrays.items():
         census.see(file.name, name, values)
-    if "" not in faults and "button_states" in npz_fields(file):
-        census.warnings.append(f"{file.name}: {BUTTONS}")
     if "terminals" in arrays:
         if (row := unended(arrays["terminals"])) is not None:
             census.problem(file.name, "terminals", row, UNENDED)

@@ -7,7 +7,6 @@ and terminals is 1 in the last row of each trajectory.
 """
 
 import itertools
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from embodied.types import InputError
 
 # Field -> number of dimensions.
 EXORL = {"observation": 2, "action": 2, "reward": 2, "discount": 2, "physics": 2}
-OGBENCH = {"observations": 2, "actions": 2, "terminals": 1, "qpos": 2, "qvel": 2}
-OPTIONAL = ("physics", "qpos", "qvel")
+OGBENCH = {"observations": 2, "actions": 2, "terminals": 1, "qpos": 2, "qvel": 2, "button_states": 2}
+OPTIONAL = ("physics", "qpos", "qvel", "button_states")
 UNENDED = "begins a trajectory without an end"
-BUTTONS = "button_states is ignored: physics holds qpos and qvel only, so buttons cannot be put back"
 
 
 def read_exorl(folder: Path, limit: int | None = None) -> Iterator[Episode]:
@@ -60,7 +58,7 @@ def _exorl_episode(file: Path) -> Episode:
 
 
 def read_ogbench(file: Path, limit: int | None = None) -> Iterator[Episode]:
-    """The first `limit` trajectories of a file, physics [qpos, qvel] where stored.
+    """The first `limit` trajectories of a file, physics [qpos, qvel] where stored, with the states of buttons behind.
 
     A trajectory of L rows gives L - 1 transitions: what the action of its last row did is not stored. Its end
     is a time limit, so every discount is 1. Raises InputError naming file and field.
@@ -68,13 +66,11 @@ def read_ogbench(file: Path, limit: int | None = None) -> Iterator[Episode]:
     file = Path(file)
     arrays, faults = read_npz(file, OGBENCH)
     _refuse(file, faults)
-    if "button_states" in npz_fields(file):
-        warnings.warn(f"{file.name}: {BUTTONS}", stacklevel=2)
     slices = trajectories(arrays["terminals"])
     if (row := unended(arrays["terminals"])) is not None:
         raise InputError(f"dataset: {file} 'terminals' row {row} {UNENDED}")
     empty = np.zeros((len(arrays["terminals"]), 0))
-    physics = [arrays.get(name, empty).astype(np.float64) for name in ("qpos", "qvel")]
+    physics = [arrays.get(name, empty).astype(np.float64) for name in ("qpos", "qvel", "button_states")]
 
     def episode(rows: slice) -> Episode:
         if rows.stop - rows.start < 2:
@@ -111,7 +107,7 @@ def complete_physics(
     actions: Float[np.ndarray, "T U"],
     control_dt: float,
 ) -> Float[np.ndarray, "R P"]:
-    """Physics (time, qpos, qvel, act, ctrl) [T+1, 1+nq+nv+na+nu] from imported [T+1, nq+nv] or with act.
+    """Physics (time, qpos, qvel, act, ctrl) [T+1, 1+nq+nv+na+nu] from imported [T+1, nq+nv] or with act behind.
 
     Row t gets the time t * control_dt (seconds), the command actions[t-1] that led to it as its ctrl (row 0:
     zeros), and zero activations where none are stored. `actions` are actuator commands: components in [-1, 1]

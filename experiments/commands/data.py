@@ -96,11 +96,12 @@ def convert(chosen: Import) -> None:
     One control step becomes one decision. Raises InputError where the data does not fit the world.
     """
     episodes = READERS[chosen.kind](chosen.source, chosen.limit)
-    if chosen.world in envs.WORLDS:
+    known = envs.WORLDS | envs.EXTRA_WORLDS
+    if chosen.world in known:
         env = envs.make(chosen.world, hold=1, threads=1)
         episodes = (_fit(episode, env) for episode in episodes)
     else:
-        _note(f"world '{chosen.world}' is not one of ours ({nearest(chosen.world, envs.WORLDS)}); physics is kept")
+        _note(f"world '{chosen.world}' is not one of ours ({nearest(chosen.world, known)}); physics is kept")
     name = re.sub(r"\W+", "_", f"{chosen.world}_{chosen.kind}".lower(), flags=re.ASCII)
     metadata = {"world": chosen.world, "options": {"hold": 1}, "collector": {"imported_from": chosen.kind}}
     with store.Writer(chosen.out, name, metadata) as writer:
@@ -128,9 +129,9 @@ def _fit(episode: Episode, env: Env) -> Episode:
             )
     if not episode["physics"].shape[1]:
         return episode
-    model = env.world.model
-    command = env.world.command(episode["action"], np)
-    sizes = model.nq, model.nv, model.na, model.nu
+    world = env.world
+    command = world.command(episode["action"], np)
+    sizes = [part.stop - part.start for part in (world.qpos, world.qvel, world.act, world.ctrl)]
     physics = importers.complete_physics(episode["physics"], *sizes, command, env.spec.control_dt)
     return {**episode, "physics": physics}
 

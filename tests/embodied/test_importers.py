@@ -89,11 +89,11 @@ def test_ogbench_without_simulator_states_gives_empty_physics(tmp_path):
     assert [episode["physics"].shape for episode in read_ogbench(tmp_path / "cube.npz")] == [(3, 0), (2, 0)]
 
 
-def test_ogbench_buttons_are_left_out_with_a_note(tmp_path):
-    np.savez(tmp_path / "puzzle.npz", **_ogbench(button_states=np.ones((5, 9))))
-    with pytest.warns(UserWarning, match=r"puzzle\.npz: button_states is ignored"):
-        first, _ = read_ogbench(tmp_path / "puzzle.npz")
-    assert first["physics"].shape == (3, 4)
+def test_ogbench_buttons_stand_behind_the_velocities(tmp_path):
+    np.savez(tmp_path / "puzzle.npz", **_ogbench(button_states=np.arange(10).reshape(5, 2) % 3))
+    first, second = read_ogbench(tmp_path / "puzzle.npz")
+    np.testing.assert_array_equal(first["physics"][:2], [[0, 1, 2, 0, 0, 1], [3, 4, 5, -1, 2, 0]])
+    np.testing.assert_array_equal(second["physics"], [[9, 10, 11, -3, 0, 1], [12, 13, 14, -4, 2, 0]])
 
 
 @pytest.mark.parametrize(
