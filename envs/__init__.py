@@ -18,6 +18,8 @@ EXTRA_WORLDS = {  # these need a package that an extra of the same name as their
     "cube_double": "envs.ogbench",
     "scene": "envs.ogbench",
     "puzzle_3x3": "envs.ogbench",
+    "antmaze_medium": "envs.ogbench",
+    "antmaze_large": "envs.ogbench",
 }
 
 

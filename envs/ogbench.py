@@ -1,12 +1,13 @@
-"""Worlds of OGBench, from the package ogbench: an arm at a table with cubes, buttons, a drawer and a window.
+"""Worlds of OGBench, from the package ogbench: an arm at a table, and an ant in mazes.
 
-    cube_single, cube_double  pick up cubes and put them down somewhere else, also on top of each other
-    scene                     a cube, a drawer and a window, and two buttons that unlock these
-    puzzle_3x3                nine buttons; each flips its own light and those beside it
+    cube_single, cube_double       pick up cubes and put them down somewhere else, also on top of each other
+    scene                          a cube, a drawer and a window, and two buttons that unlock these
+    puzzle_3x3                     nine buttons; each flips its own light and those beside it
+    antmaze_medium, antmaze_large  walk to a place
 
 Models, timing, observations, start states and the five tasks of each world are the package's. A task pays, at each
-control step, the number of goals that are met less the number of goals: 0 where all are. Where the package deals the
-goals of several cubes anew in each episode, a cube here keeps its own.
+control step, the number of goals that are met less the number of goals: 0 where all are. Goals stay the same: the
+package deals those of several cubes anew in each episode, and moves those of the ant by up to a metre.
 Source: Park et al. 2025, "OGBench: Benchmarking Offline Goal-Conditioned RL", arXiv:2410.20092.
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 from embodied.rewards import Task
 from embodied.types import Env, InputError, Quantities
 from envs.ogbench_host import ControlledEnv
+from envs.ogbench_maze import MAZES, maze
 from envs.ogbench_table import table
 
 
@@ -42,7 +44,7 @@ def make(
         raise InputError(f"unknown form '{form}' of world '{name}'; it has one form: 'host'")
     if randomise != "none":
         raise InputError(f"randomise: world '{name}' cannot be randomised; choose 'none'")
-    return ControlledEnv(table(name, hold, start), threads)
+    return ControlledEnv((maze if name in MAZES else table)(name, hold, start), threads)
 
 
 def solved(task: Task, path: Quantities) -> np.ndarray:

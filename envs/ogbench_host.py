@@ -54,7 +54,8 @@ class ControlledWorld:
     look: Callable[[mujoco.MjData], np.ndarray]  # -> [S], what is read of MuJoCo's data after a control step
     observe: Callable[["State"], np.ndarray]  # -> [..., O]
     measure: Callable[["State"], dict[str, np.ndarray]]  # -> name -> [..., *shape]
-    start: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray]]  # -> [E, nq], switches [E, B]
+    # -> positions [E, nq], velocities [E, nv], switches [E, B]
+    start: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
     switches: Switches | None = None
 
     def __post_init__(self) -> None:
@@ -218,7 +219,7 @@ class ControlledEnv(Env):
         """Physics vectors [E, bare] at the start of an episode."""
         world = self.world
         physics = np.zeros((count, world.ctrl.stop))
-        physics[:, world.qpos], physics[:, world.act] = world.start(generator, count)
+        physics[:, world.qpos], physics[:, world.qvel], physics[:, world.act] = world.start(generator, count)
         return physics
 
     def _simulate(self, before: np.ndarray, action: np.ndarray | None, command: np.ndarray) -> np.ndarray:

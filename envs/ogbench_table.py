@@ -3,6 +3,7 @@
 import copy
 import functools
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -63,8 +64,10 @@ def package_env(name: str, mode: str = "task") -> Any:
         "scene": (scene_env.SceneEnv, {"env_type": "scene", "permute_blocks": False}),
         "puzzle_3x3": (puzzle_env.PuzzleEnv, {"env_type": "3x3"}),
     }[name]
-    env = kind(**options, mode=mode, terminate_at_goal=False)
-    env.reset(seed=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*precision lowered.*")  # in the package's own action space
+        env = kind(**options, mode=mode, terminate_at_goal=False)
+        env.reset(seed=0)
     return env
 
 
@@ -146,8 +149,11 @@ def _reward(model: mujoco.MjModel, goal: Setting) -> str:
 
 def _start(
     model: mujoco.MjModel, arm: Arm, layout: Layout, begin: Setting | None, generator: np.random.Generator, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Positions [count, nq] and switches [count, B] at the beginning of a task, or anywhere where it is None."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions [count, nq], velocities [count, nv], which are zero, and switches [count, B] where an episode begins.
+
+    Things are where `begin` has them, give or take a centimetre, or anywhere where it is None.
+    """
     poses = np.tile(model.qpos0, (count, 1))
     fingers, yaw = generator.uniform(*np.array(layout.fingers), (count, 3)), generator.uniform(-np.pi, np.pi, count)
     poses[:, :6] = arm.angles(fingers, yaw, np.tile(HOME, (count, 1)))
@@ -168,7 +174,8 @@ def _start(
         poses[:, int(model.joint(joint).qposadr[0])] = anywhere if begin is None else np.clip(near, low, high)
     buttons = len(_joints(model, r"buttonbox_joint_\d"))
     anyhow = generator.integers(2, size=(count, buttons))
-    return poses, anyhow if begin is None else np.tile(begin.switches, (count, 1))
+    switches = anyhow if begin is None else np.tile(begin.switches, (count, 1))
+    return poses, np.zeros((count, model.nv)), switches
 
 
 def _parts(model: mujoco.MjModel) -> list[Part]:
@@ -243,9 +250,8 @@ def _slide(joint: str, scale: float) -> Part:
     return Part({name: Quantity((), "m", f"place of the {name}: 0 is closed, {low or high:g} open")}, read)
 
 
-def physics_of(world: ControlledWorld, env: Any, action: np.ndarray) -> np.ndarray:
-    """The state of the package's own world as a physics vector [P]; `action` [5] led to it."""
-    info = env.compute_ob_info()
+def physics_of(env: Any, info: Mapping[str, Any], action: np.ndarray) -> np.ndarray:
+    """The state of the package's own world, with what it says of it, as a physics vector [P]; `action` led to it."""
     seen = [info[f"proprio/{name}"] for name in ("effector_pos", "effector_yaw", "gripper_contact")]
     switches = info.get("button_states", np.zeros(0))
     parts = [info["time"], info["qpos"], info["qvel"], switches, action, *seen, env.data.qacc_warmstart]

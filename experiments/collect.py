@@ -1,6 +1,9 @@
-"""`embodied collect`: reward-free data from noise or from a curious explorer, into the native store."""
+"""`embodied collect`: reward-free data from noise, a curious explorer or a scripted arm, into the native store."""
 
+import concurrent.futures
 import dataclasses
+import functools
+import multiprocessing
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +20,8 @@ from embodied.data import collect, replay, store
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.train import fetch, init_run, make_chunk
 from embodied.types import Env, InputError, Spec
+from envs import ogbench_play
+from envs.host import usable_cores
 from experiments.presets import Collect
 
 
@@ -28,14 +33,17 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     starts = [{"start": start} for start in config.starts] or [{}]
     worlds = [make_env(config.world, config.hold, config.randomise, **options) for options in starts]
     env = worlds[0]
-    batches = _noise(config, worlds) if config.explorer == "noise" else _rnd(config, worlds)
+    if config.explorer in ogbench_play.STYLES:
+        batches = _scripted(config)
+    else:
+        batches = map(collect.episodes, (_noise if config.explorer == "noise" else _rnd)(config, worlds))
     options = world_options(env, config.randomise)
     metadata = {"world": config.world, "options": options, "collector": dataclasses.asdict(config)}
     metadata["seed"] = config.seed
     started, done = time.perf_counter(), 0
     with store.Writer(out, f"{config.world}_{config.explorer}", metadata) as writer:
-        for trajectory in batches:
-            for episode in collect.episodes(trajectory):
+        for batch in batches:
+            for episode in batch:
                 writer.add(episode)
             done += config.worlds
             if not quiet and (done * 5 // config.episodes != (done - config.worlds) * 5 // config.episodes):
@@ -94,6 +102,27 @@ def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
         trajectory = rollout(env, behave, env.reset(key_reset, config.worlds), carry, config.decisions, key_roll)
         yield trajectory
         state = state.replace(source=replay.add(state.source, collect.as_steps(trajectory), rows))
+
+
+def _scripted(config: Collect) -> Iterator[list[dict[str, np.ndarray]]]:
+    """Episodes of a scripted arm. Raises InputError for a world or an option that it does not know."""
+    ogbench_play.check(config.world, config.explorer)
+    for field in ("starts", "hold"):
+        if (value := getattr(config, field)) not in ((), None, 1):
+            raise InputError(f"collect: explorer '{config.explorer}' needs {field} left out, got {value}")
+    return _side_by_side(config)
+
+
+def _side_by_side(config: Collect) -> Iterator[list[dict[str, np.ndarray]]]:
+    """The same episodes whatever the number of processes."""
+    one = functools.partial(ogbench_play.episode, config.world, config.explorer, config.decisions)
+    seeds = range(config.seed * config.episodes, (config.seed + 1) * config.episodes)
+    # Forked processes would inherit JAX's threads.
+    context, processes = multiprocessing.get_context("spawn"), min(config.worlds, usable_cores())
+    with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+        made = pool.map(one, seeds)
+        for _ in range(config.episodes // config.worlds):
+            yield [next(made) for _ in range(config.worlds)]
 
 
 def load_data(directory: Path, world: str) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:

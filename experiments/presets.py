@@ -12,7 +12,7 @@ from envs.randomise import LEVELS
 AgentConfig = TypeVar("AgentConfig", td_jepa.Config, fb.Config, td3.Config)
 
 
-EXPLORERS = ("noise", "rnd")
+EXPLORERS = ("noise", "rnd", "play", "noisy")
 COLLECT_RANGES = {
     "[1, inf)": ("episodes", "decisions", "worlds", "updates"),
     "[2, inf)": ("batch_size",),
@@ -70,10 +70,12 @@ class Collect:
     """How reward-free data is made."""
 
     world: str
-    explorer: str = "noise"  # "noise" (Ornstein-Uhlenbeck actions) or "rnd" (random network distillation)
+    # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), or a scripted arm at OGBench's tables:
+    # "play" (it plans, with correlated noise) or "noisy" (it answers states, with white noise)
+    explorer: str = "noise"
     episodes: int = 100
     decisions: int = 500  # per episode
-    worlds: int = 10  # simulated side by side
+    worlds: int = 10  # simulated side by side; scripted arms: at most as many processes as there are cores
     starts: tuple[str, ...] = ()  # kinds of start, one batch of episodes each in turn; () = the world's own
     correlation: float = 5.0  # decisions over which noise is correlated
     scale: float = 1.0  # standard deviation of noise actions before clipping
@@ -196,3 +198,6 @@ COLLECT: dict[str, Collect] = {
     "quadruped-rnd": dataclasses.replace(_RND, world="quadruped"),
     "robot_dog-rnd": dataclasses.replace(_RND, world="robot_dog", starts=("stand", "anyhow"), hold=None),
 }
+for _world in ("cube_single", "cube_double", "scene", "puzzle_3x3"):
+    for _style in ("play", "noisy"):
+        COLLECT[f"{_world}-{_style}"] = Collect(_world, _style, episodes=1000, decisions=1000, worlds=10)

@@ -107,7 +107,7 @@ def cart(hold=1, **changes):
         "look": lambda data: data.xpos[1, :1],
         "observe": lambda state: np.concatenate([state.joint("cart")[0], state.seen, state.act], axis=-1),
         "measure": lambda state: {"x": state.qpos[..., 0], "door": state.qpos[..., 1]},
-        "start": lambda generator, count: (np.zeros((count, 2)), np.zeros((count, 1))),
+        "start": lambda generator, count: (np.zeros((count, 2)), np.zeros((count, 2)), np.zeros((count, 1))),
         "switches": Switches(("cart",), np.eye(1), ("door",)),
     }
     return ControlledEnv(ControlledWorld(**{**fields, **changes}), threads=2)

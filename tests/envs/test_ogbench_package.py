@@ -9,7 +9,7 @@ import pytest
 
 import envs
 from embodied.types import InputError
-from envs import ogbench, ogbench_table
+from envs import ogbench, ogbench_maze, ogbench_table
 from envs.ogbench_host import ControlledEnv, State
 from tests.envs.test_worlds import (  # noqa: F401
     test_actions_beyond_their_range_are_clipped,
@@ -24,7 +24,7 @@ from tests.envs.test_worlds import (  # noqa: F401
 )
 
 pytestmark = pytest.mark.network  # the package is not in requirements.lock
-TABLES = tuple(ogbench_table.LAYOUTS)
+TABLES, MAZES = tuple(ogbench_table.LAYOUTS), tuple(ogbench_maze.MAZES)
 
 
 @functools.cache
@@ -32,19 +32,25 @@ def made(name):
     return envs.make(name, threads=2)
 
 
-@pytest.fixture(params=TABLES)
+@pytest.fixture(params=TABLES + MAZES)
 def env(request):
     return made(request.param)
 
 
 @pytest.fixture
-def theirs(env):
-    return ogbench_table.package_env(env.spec.name)
+def table(name):
+    return made(name)
+
+
+@pytest.fixture
+def theirs(name):
+    return ogbench_table.package_env(name)
 
 
 def now(env, theirs, action=None):
     """The package's state as a timestep of ours."""
-    return env.reset_to(ogbench_table.physics_of(env.world, theirs, np.zeros(5) if action is None else action)[None])
+    led = np.zeros(5) if action is None else action
+    return env.reset_to(ogbench_table.physics_of(theirs, theirs.compute_ob_info(), led)[None])
 
 
 def told(env, theirs):
@@ -65,21 +71,22 @@ def agree(ours, env, theirs, observation, task, tolerance):
     assert bool(ogbench.solved(env.tasks[task], ours.path)[0]) == theirs._success
 
 
+@pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_each_step_gives_the_packages_commands_physics_observation_and_success(env, theirs, number):
+def test_each_step_gives_the_packages_commands_physics_observation_and_success(table, theirs, number):
     # One by one: contacts amplify what rounding leaves in a command, 1e-15, within a step, to 1e-3 and more.
-    generator, exact = np.random.default_rng(number), told(env, theirs)
+    generator, exact = np.random.default_rng(number), told(table, theirs)
     theirs.reset(seed=number, options={"task_id": number})
-    task, before = list(env.tasks)[number - 1], now(env, theirs)
-    for _ in range(200 if env.spec.name == "cube_single" else 60):
+    task, before = list(table.tasks)[number - 1], now(table, theirs)
+    for _ in range(200 if table.spec.name == "cube_single" else 60):
         action = generator.uniform(-1, 1, 5) - [0, 0, 0.3, 0, 0]
         action = np.clip(action, -1, 1)
-        command = env.world.control(State(env.world, before.physics), action[None])[0]
+        command = table.world.control(State(table.world, before.physics), action[None])[0]
         observation = theirs.step(action)[0]
         np.testing.assert_allclose(command, theirs.data.ctrl, rtol=0, atol=1e-11)
-        ours, before = exact.step(before, action[None]), now(env, theirs, action)
+        ours, before = exact.step(before, action[None]), now(table, theirs, action)
         np.testing.assert_allclose(ours.physics, before.physics, rtol=0, atol=1e-12)
-        agree(ours, env, theirs, observation, task, 1e-6)
+        agree(ours, table, theirs, observation, task, 1e-6)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
@@ -95,6 +102,21 @@ def test_two_hundred_steps_on_its_own_observe_what_the_package_observes(number):
         action = generator.uniform(-1, 1, 5)
         ours = env.step(ours, action[None])
         agree(ours, env, theirs, theirs.step(action)[0], task, 1e-5)
+
+
+@pytest.mark.parametrize("name", MAZES)
+@pytest.mark.parametrize("number", [1, 5])
+def test_ant_walks_two_hundred_steps_as_the_packages_does(name, number):
+    env, theirs, generator = made(name), ogbench_maze.package_maze(name), np.random.default_rng(number)
+    observation, _ = theirs.reset(seed=number, options={"task_id": number})
+    task, data = list(env.tasks)[number - 1], theirs.unwrapped.data
+    parts = [[data.time], data.qpos, data.qvel, np.zeros(8), data.qacc_warmstart]
+    ours = env.reset_to(np.concatenate(parts)[None])
+    for _ in range(200):
+        np.testing.assert_allclose(ours.obs["state"][0], observation, rtol=0, atol=1e-5)
+        action = generator.uniform(-1, 1, 8)
+        ours, (observation, _, _, _, info) = env.step(ours, action[None]), theirs.step(action)
+        assert ogbench.solved(env.tasks[task], ours.path).tolist() == [bool(info["success"])]
 
 
 @pytest.mark.parametrize("name", ["scene", "puzzle_3x3"])
