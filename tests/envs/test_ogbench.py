@@ -9,6 +9,7 @@ import pytest
 
 import envs
 from embodied.types import InputError, Quantity
+from envs.ogbench import criteria
 from envs.ogbench_arm import FLANGE, HIGH, HOME, JOINTS, LOW, PINCH, Arm
 from envs.ogbench_host import ControlledEnv, ControlledWorld, State, Switches
 
@@ -100,7 +101,7 @@ def cart(hold=1, **changes):
         "episode_length": 20,
         "action": 1,
         "quantities": {"x": Quantity((), "m", "place"), "door": Quantity((), "m", "place of the door")},
-        "rewards": {"left": ("x < -0.1", "be on the left")},
+        "rewards": {"left": ("(x < -0.02) - 1", "be on the left")},
         "control": lambda state, action: (
             np.zeros((len(state.physics), 2)) if action is None else np.hstack([action, 1 + 0 * action])
         ),
@@ -167,6 +168,11 @@ def test_world_that_breaks_is_replaced_and_named_and_the_others_go_on(caplog):
     np.testing.assert_array_equal(after.physics[[0, 2]], env.step(ts, action).physics[[0, 2]])
     assert after.physics[1, 0] == 0
     assert [record.message for record in caplog.records] == ["world 1 of 'cart' became unstable at 0 s; it was reset"]
+
+
+def test_goal_counts_as_reached_where_it_was_at_any_step():
+    env, path = cart(), {"x": np.array([[0.0, -0.03, 0.0], [0.0, -0.01, 0.5]])}
+    assert criteria(env)["left"](path).tolist() == [True, False]
 
 
 def test_hold_that_does_not_divide_an_episode_is_refused():
