@@ -2,8 +2,9 @@
 
 A physics vector is (time, qpos, qvel, switches, action, seen, warm start). OGBench reads some numbers before MuJoCo's
 last step instead of after it, and its solver starts from the last solution: both are remembered, as `seen` and `warm
-start`, so that a vector alone gives the same observation and the same next state as the package, bit by bit. Vectors
-that end with the action, such as imported ones, are completed as if the world had been put there by hand.
+start`, so that a vector alone gives the same observation and, under the same commands, the same next state as the
+package. Vectors that end with the action, such as imported ones, are completed as if the world had been put there by
+hand.
 """
 
 import concurrent.futures
