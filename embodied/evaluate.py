@@ -86,17 +86,21 @@ def evaluate(
     for i, name in enumerate(names):
         rows = slice(i * config.episodes, (i + 1) * config.episodes)
         one = jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[rows]), whole)
-        action = np.repeat(one.action, env.spec.hold, 1)
-        before = {
-            quantity: np.concatenate([one.quantities[quantity][:, :1], leaf[:, :-1]], 1)
-            for quantity, leaf in one.path.items()
-        }
-        reward = np.asarray(tasks[name](before, action, one.path), np.float64)
-        returns = np.where(np.repeat(_running(one.discount), env.spec.hold, 1), reward, 0.0).sum(1)
         criterion = (criteria or {}).get(name)
-        scores[name] = Scores(returns, criterion(one.path) if criterion else None)
+        scores[name] = Scores(returns(one, tasks[name], env.spec.hold), criterion(one.path) if criterion else None)
         trajectories[name] = one
     return scores, trajectories
+
+
+def returns(whole: Trajectory, task: Task, hold: int) -> Float[np.ndarray, " E"]:
+    """The undiscounted return of each episode, host arrays; nothing is paid behind a termination."""
+    action = np.repeat(whole.action, hold, 1)
+    before = {
+        quantity: np.concatenate([whole.quantities[quantity][:, :1], leaf[:, :-1]], 1)
+        for quantity, leaf in whole.path.items()
+    }
+    reward = np.asarray(task(before, action, whole.path), np.float64)
+    return np.where(np.repeat(_running(whole.discount), hold, 1), reward, 0.0).sum(1)
 
 
 def _side_by_side(latents: Sequence[np.ndarray]) -> Float[Array, "N T D"]:

@@ -1,7 +1,8 @@
 """Prompt files: a latent with everything needed to infer it again, bit for bit.
 
 A request says what is wanted (a reward text, a named task, a goal) and how it is inferred; the file adds the latent,
-the hashes of model and buffer, and the returns that were predicted and measured.
+the hashes of model and buffer, and the returns that were predicted and measured. A request may also ask for a search in
+the simulator, which gives one latent as every other does, or for several latents, which only this library acts with.
 """
 
 import dataclasses
@@ -16,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from embodied.deploy.files import from_json, read_json
+from embodied.gpi import Ensemble, ensemble
 from embodied.policy import Policy, Prompted
-from embodied.prompts import check_solver, effective_samples, softmax_weight, unit_range
+from embodied.prompts import check_solver, effective_samples, settle, softmax_weight, unit_range
 from embodied.ranges import check_ranges
 from embodied.rewards import Task, is_constant
+from embodied.search import Search, in_simulator, search
 from embodied.types import Env, Goal, InputError, Prior, Prompt, Quantities, Reward, nearest
 
 Kind = Literal["reward", "task", "goal", "state", "row"]
-RANGES = {"[0, 4294967296)": ("seed",), "(0, inf)": ("width",)}
+RANGES = {"[0, 4294967296)": ("seed",), "(0, inf)": ("width",), "[0, 64]": ("bootstraps",)}
 FEW = 50  # effective samples below which `cautions` warns
 
 
@@ -39,13 +42,20 @@ class Request:
     width: float = 0.25  # of a goal's reward, in standard deviations of each quantity over the buffer
     samples: int = 10_000  # buffer rows that a reward is relabelled on
     seed: int = 0  # of the choice of rows
-    inference: str = "plain"  # "plain", "ridge" or "softmax"
+    inference: str = "plain"  # "plain", "ridge", "softmax" or "auto"
     ridge: float = 1e-3
     temperature: float = 10.0  # of softmax, over the range of the reward
+    bootstraps: int = 0  # further latents, each from resampled rows, to choose among at every step
+    search: Search | None = None  # in the simulator, from the inferred latent
 
     def __post_init__(self) -> None:
         check_ranges("prompt", self, RANGES)
         check_solver("prompt", self)
+        for name in ("bootstraps", "search"):
+            if getattr(self, name) and self.kind in ("state", "row"):
+                raise InputError(f"prompt: {name} needs a reward; a {self.kind} prompt has none")
+        if self.bootstraps and self.search:
+            raise InputError("prompt: bootstraps must be 0 with a search, which moves a single latent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +170,35 @@ def _sample(request: Request, policy: Policy, env: Env) -> tuple[np.ndarray, Qua
     return chosen, env.observe(policy.buffer.physics[chosen].astype(np.float64))[1]
 
 
-def infer(request: Request, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
+def infer(request: Request, policy: Policy, env: Env) -> tuple[Prompted | Ensemble, Task | None]:
     """The prompted policy of a request, and its task if it has one."""
     prompt, task = make_prompt(request, policy, env)
-    return policy.prompt(prompt, request.seed), task
+    return answer(request, prompt, task, policy, env)[0], task
 
 
-def describe(request: Request, prompted: Prompted, scores: Mapping[str, Any]) -> PromptFile:
+def answer(
+    request: Request, prompt: Prompt, task: Task | None, policy: Policy, env: Env
+) -> tuple[Prompted | Ensemble, dict[str, Any]]:
+    """The prompted policy for what `make_prompt` returned, and what was chosen or found on the way."""
+    if not isinstance(prompt, Reward):
+        return policy.prompt(prompt, request.seed), {}
+    notes: dict[str, Any] = {}
+    settled = settle(prompt, lambda one: policy.prompt(one, request.seed).z)
+    if settled is not prompt:
+        chosen = {"ridge": ("ridge",), "softmax": ("ridge", "temperature")}.get(settled.inference, ())
+        notes["chosen"] = {name: getattr(settled, name) for name in ("inference", *chosen)}
+    if request.bootstraps:
+        return ensemble(policy, settled, request.bootstraps, request.seed), notes
+    prompted = policy.prompt(settled, request.seed)
+    if request.search is None:
+        return prompted, notes
+    assert task is not None
+    found = search(in_simulator(policy, env, settled, task, request.search), prompted.z, request.search)
+    notes["search"] = {"progress": list(found.progress), "rollouts": found.rollouts}
+    return Prompted(policy, found.z), notes
+
+
+def describe(request: Request, prompted: Prompted | Ensemble, scores: Mapping[str, Any]) -> PromptFile:
     """What a prompt file of this latent holds. float32 latents survive JSON exactly."""
     policy = prompted.policy
     return PromptFile(
@@ -181,7 +213,7 @@ def describe(request: Request, prompted: Prompted, scores: Mapping[str, Any]) ->
     )
 
 
-def save(path: Path, request: Request, prompted: Prompted, scores: Mapping[str, Any]) -> None:
+def save(path: Path, request: Request, prompted: Prompted | Ensemble, scores: Mapping[str, Any]) -> None:
     """Nothing; writes the prompt file."""
     body = describe(request, prompted, scores)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -212,8 +244,19 @@ def _digest(request: Mapping[str, Any]) -> str:
 def load(path: Path, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
     """The prompted policy that a file describes, and the task it was prompted with if that was a reward.
 
-    Raises InputError where the file was made with another model or buffer.
+    Raises InputError where the file was made with another model or buffer, or holds latents to choose among.
     """
+    prompted, task = load_any(path, policy, env)
+    if isinstance(prompted, Ensemble):
+        raise InputError(
+            f"{path}: holds {len(prompted.z)} latents to choose among at every step, which `embodied evaluate` and "
+            "`Ensemble.act` alone can do; prompt again with bootstraps 0"
+        )
+    return prompted, task
+
+
+def load_any(path: Path, policy: Policy, env: Env) -> tuple[Prompted | Ensemble, Task | None]:
+    """As `load`, and for a file of several latents the ensemble that chooses among them."""
     content = read(path)
     hashes = {"model_sha256": policy.sha256, "buffer_sha256": policy.buffer.sha256}
     for field, ours in hashes.items():
@@ -223,14 +266,22 @@ def load(path: Path, policy: Policy, env: Env) -> tuple[Prompted, Task | None]:
     width = jax.eval_shape(policy.agent.prompt, policy.params, Prior(), jax.random.key(0)).shape[-1]
     if content.z.shape[-1] != width:
         raise InputError(f"{path}: field 'z' must have {width} numbers per latent, got {content.z.shape[-1]}")
-    if content.request.kind in ("state", "row"):
-        return Prompted(policy, content.z), None
-    return Prompted(policy, content.z), reward_task(content.request, env, _sample(content.request, policy, env)[1])
+    request = content.request
+    if not request.bootstraps:
+        if request.kind in ("state", "row"):
+            return Prompted(policy, content.z), None
+        return Prompted(policy, content.z), reward_task(request, env, _sample(request, policy, env)[1])
+    if content.z.shape != (1 + request.bootstraps, width):
+        shape = (1 + request.bootstraps, width)
+        raise InputError(f"{path}: field 'z' must have shape {shape} for its bootstraps, got {content.z.shape}")
+    prompt, task = make_prompt(request, policy, env)
+    assert isinstance(prompt, Reward)
+    return Ensemble(policy, content.z, prompt), task
 
 
 def check(path: Path, policy: Policy, env: Env) -> None:
-    """Nothing; raises InputError unless the file's latent follows, bit for bit, from this model and buffer."""
-    z = load(path, policy, env)[0].z
+    """Nothing; raises InputError unless the file's latents follow, bit for bit, from this model and buffer."""
+    z = load_any(path, policy, env)[0].z
     again, _ = infer(read(path).request, policy, env)
     if not np.array_equal(again.z, z):
         gap = float(np.abs(again.z - z).max()) if again.z.shape == z.shape else float("nan")

@@ -3,20 +3,31 @@
 `Reward` prompts carry their inference variant, because the best one differs between dense and sparse rewards and
 costs nothing to change: "plain" is the agent's own estimator, "ridge" is regularised least squares, "softmax" weights
 rows by exp(temperature * u) and asks for u, the reward moved and scaled to [0, 1] over the rows, so that neither its
-scale nor its zero matters (for sparse rewards).
+scale nor its zero matters (for sparse rewards). "auto" is whichever of `AUTO` predicts the rewards of held-out rows
+best.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from embodied.nets.encoders import project
 from embodied.ranges import check_choice, check_ranges
-from embodied.types import Reward
+from embodied.types import InputError, Reward
 
-VARIANTS = ("plain", "ridge", "softmax")
+VARIANTS = ("plain", "ridge", "softmax", "auto")
+# What "auto" chooses among: fields of a Reward prompt.
+AUTO: tuple[dict[str, Any], ...] = (
+    {"inference": "plain"},
+    *({"inference": "ridge", "ridge": ridge} for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)),
+    *({"inference": "softmax", "temperature": temperature} for temperature in (1.0, 3.0, 10.0, 30.0, 100.0)),
+)
+FOLDS = 5  # of the rows, each held out once
 # Of a reward's size. What rounding leaves of a constant is no wish; projected, it would become a full-length one.
 ROUNDING = 1e-6
 RANGES = {"[0, inf)": ("ridge",), "(0, inf)": ("temperature",)}
@@ -84,6 +95,8 @@ def infer_by_regression(features: Float[Array, "N D"], prompt: Reward) -> Float[
             solution = jnp.linalg.solve(_regularised_covariance(features, prompt.ridge), target)
         case "ridge":
             solution = least_squares(features, above, uniform, prompt.ridge)
+        case "auto":
+            return _best_of_auto(features, prompt, infer_by_regression)
         case _:
             solution = least_squares(features, above, uniform, 1e-6)
     return project(solution)
@@ -98,11 +111,76 @@ def infer_by_correlation(features: Float[Array, "N D"], prompt: Reward) -> Float
             solution = correlate(features, reward, softmax_weight(reward, prompt.temperature))
         case "ridge":
             solution = least_squares(features, prompt.reward, uniform, prompt.ridge)
+        case "auto":
+            return _best_of_auto(features, prompt, infer_by_correlation)
         case _:
             centred = prompt.reward - prompt.reward.mean()
             wish = jnp.abs(centred).max() > ROUNDING * jnp.abs(prompt.reward).max()
             solution = correlate(features, jnp.where(wish, centred, 0.0), uniform)
     return project(solution)
+
+
+Infer = Callable[[Float[Array, "N D"], Reward], Float[Array, " D"]]
+
+
+def held_out_errors(
+    features: Float[Array, "N D"], prompt: Reward, infer: Infer, options: tuple[dict[str, Any], ...] = AUTO
+) -> Float[Array, " C"]:
+    """The share of the reward's variance on held-out rows that each option leaves unexplained; inf where not finite.
+
+    A latent says a direction alone, so its prediction is an affine function of features . z, fitted on the rows that z
+    was inferred from. Each of `FOLDS` interleaved folds is held out once. Raises InputError for fewer than two rows in
+    each.
+    """
+    rows = len(prompt.reward)
+    if rows < 2 * FOLDS:
+        raise InputError(f"Reward prompt: inference 'auto' holds rows out and needs at least {2 * FOLDS}, got {rows}")
+    errors = []
+    for option in options:
+        squares = jnp.float32(0.0)
+        for fold in range(FOLDS):
+            held = np.arange(rows) % FOLDS == fold
+            z = infer(features[~held], dataclasses.replace(prompt, reward=prompt.reward[~held], **option))
+            predicted, reward = features[~held] @ z, prompt.reward[~held]
+            centred = predicted - predicted.mean()
+            variance = jnp.square(centred).mean()
+            slope = jnp.where(variance > 0, (centred * reward).mean() / jnp.where(variance > 0, variance, 1.0), 0.0)
+            guess = reward.mean() + slope * (features[held] @ z - predicted.mean())
+            squares = squares + jnp.square(prompt.reward[held] - guess).sum()
+        errors.append(squares / rows)
+    spread = jnp.square(prompt.reward - prompt.reward.mean()).mean()
+    share = jnp.stack(errors) / jnp.where(spread > 0, spread, 1.0)
+    return jnp.where(jnp.isfinite(share), share, jnp.inf)
+
+
+def _best_of_auto(features: Float[Array, "N D"], prompt: Reward, infer: Infer) -> Float[Array, " D"]:
+    latents = jnp.stack([infer(features, dataclasses.replace(prompt, **option)) for option in AUTO])
+    return latents[jnp.argmin(held_out_errors(features, prompt, infer))]
+
+
+def settle(prompt: Reward, latent: Callable[[Reward], Any]) -> Reward:
+    """The prompt with what "auto" chose in its place; other prompts as they are. `latent` infers, for example
+    `lambda prompt: policy.prompt(prompt).z`: features belong to agents, so the choice shows in the latent alone."""
+    if prompt.inference != "auto":
+        return prompt
+    z = np.asarray(latent(prompt))
+    options = [dataclasses.replace(prompt, **option) for option in AUTO]
+    return min(options, key=lambda option: float(np.abs(np.asarray(latent(option)) - z).max()))
+
+
+def resampled(prompt: Reward, count: int, seed: int) -> list[Reward]:
+    """`count` bootstrap prompts: as many rows as the prompt has, drawn with replacement."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    rows = generator.integers(len(prompt.reward), size=(count, len(prompt.reward)))
+    return [jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], prompt) for chosen in rows]
+
+
+def agreement(latents: Float[Any, "K D"]) -> float:
+    """Mean cosine of latents to their mean, at most 1: how far the choice of rows leaves a latent alone."""
+    latents = np.asarray(latents, np.float64)
+    mean = latents.mean(0)
+    lengths = np.linalg.norm(latents, axis=1) * np.linalg.norm(mean)
+    return float(np.mean(latents @ mean / np.maximum(lengths, 1e-12)))
 
 
 def goal_by_covariance(

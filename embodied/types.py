@@ -156,7 +156,7 @@ class Reward:
 
     obs: Obs  # leaves [N, ...]
     reward: Float[Array, " N"]
-    inference: str = struct.field(pytree_node=False, default="plain")  # "plain", "ridge" or "softmax"
+    inference: str = struct.field(pytree_node=False, default="plain")  # "plain", "ridge", "softmax" or "auto"
     ridge: float = struct.field(pytree_node=False, default=1e-3)  # relative to the mean feature variance
     temperature: float = struct.field(pytree_node=False, default=10.0)  # over the range of the reward
 

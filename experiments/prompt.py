@@ -1,5 +1,6 @@
 """`embodied prompt`: from words, tasks or goals to a latent with provenance, scored at once."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ import numpy as np
 
 from embodied import promptfile
 from embodied.evaluate import EvaluateConfig, Scores, evaluate
+from embodied.gpi import Ensemble, improving
 from embodied.policy import Policy, Prompted
 from embodied.promptfile import Request
+from embodied.prompts import agreement, resampled
 from embodied.rewards import Task, dry_run
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.types import Env, Goal, InputError, Obs, Reward
 from experiments.collect import load_data
+
+RESAMPLES = 8  # bootstrap latents whose agreement is told
+LOOSE = 0.9  # agreement below which a warning is given
 
 
 def parse_goal(text: str) -> dict[str, float]:
@@ -56,14 +62,15 @@ def state_of_row(data: Path, world: str, row: int) -> tuple[float, ...]:
 
 
 def score(
-    prompted: Prompted, task: Task, env: Env, episodes: int, seed: int = EvaluateConfig().seed
+    prompted: Prompted | Ensemble, task: Task, env: Env, episodes: int, seed: int = EvaluateConfig().seed
 ) -> tuple[Scores, Trajectory]:
     """Returns of the prompted policy on its own task, and its trajectories."""
-    behave = agent_behaviour(prompted.policy.agent, explore=False)
-    policy, config = prompted.policy, EvaluateConfig(episodes, seed)
-    scores, trajectories = evaluate(
-        env, behave, policy.params, {"prompt": prompted.z}, {"prompt": task}, config, carry=policy.agent.carry
-    )
+    agent, config = prompted.policy.agent, EvaluateConfig(episodes, seed)
+    if isinstance(prompted, Ensemble):
+        behave, params, z = improving(agent), prompted.params, prompted.z[0]
+    else:
+        behave, params, z = agent_behaviour(agent, explore=False), prompted.policy.params, prompted.z
+    scores, trajectories = evaluate(env, behave, params, {"prompt": z}, {"prompt": task}, config, carry=agent.carry)
     return scores["prompt"], trajectories["prompt"]
 
 
@@ -88,37 +95,64 @@ def approach(
     return {name: float(np.median(values)) for name, values in moments.items()}, trajectory
 
 
-def predicted_return(prompted: Prompted, request: Request, env: Env, seed: int = EvaluateConfig().seed) -> float | None:
+def predicted_return(
+    prompted: Prompted | Ensemble, request: Request, env: Env, seed: int = EvaluateConfig().seed
+) -> float | None:
     """What the agent's own value says of an episode: mean reward per decision from the value at its start, times
-    the episode's control steps. None for prompts that are no reward, and agents without a value."""
+    the episode's control steps; of several latents the best at each start. None for prompts that are no reward, and
+    agents without a value."""
     policy = prompted.policy
     prompt, _ = promptfile.make_prompt(request, policy, env)
     if not isinstance(prompt, Reward) or policy.agent.value is None:
         return None
     start = env.reset(jax.random.key(seed), 64)
-    rate = policy.agent.value(policy.params, prompt, jnp.asarray(prompted.z), start.obs)
-    return float(np.mean(rate)) * env.spec.episode_length
+    rates = [policy.agent.value(policy.params, prompt, jnp.asarray(z), start.obs) for z in np.atleast_2d(prompted.z)]
+    return float(np.max(rates, 0).mean()) * env.spec.episode_length
 
 
 def run(
     policy: Policy, env: Env, request: Request, out: Path, episodes: int
-) -> tuple[Prompted, dict[str, Any], Trajectory | None]:
-    """The prompted policy, its scores and its trajectories; writes the prompt file. Episodes = 0 does not score."""
+) -> tuple[Prompted | Ensemble, dict[str, Any], Trajectory | None]:
+    """The prompted policy, its scores and its trajectories; writes the prompt file. Episodes = 0 does not score.
+
+    Beside a search or several latents stands the return of the plain latent, on the same held-out starts.
+    """
     asked, task = promptfile.make_prompt(request, policy, env)
-    prompted = policy.prompt(asked, request.seed)
-    scores: dict[str, Any] = {}
+    prompted, scores = promptfile.answer(request, asked, task, policy, env)
     trajectory = None
     if task is not None:
-        _, quantities = env.observe(policy.buffer.physics[:2000].astype(np.float64))
-        action = np.zeros((len(quantities[next(iter(quantities))]), env.spec.action))
-        scores["warnings"] = dry_run(task, quantities, action) + promptfile.cautions(asked)
+        settled = dataclasses.replace(asked, **scores.get("chosen", {}))
+        scores["warnings"] = _warnings(settled, task, policy, env)
+        scores["agreement"] = _agreement(settled, prompted, request.seed)
+        if scores["agreement"] < LOOSE:
+            scores["warnings"].append(
+                f"latents of resampled states agree by {scores['agreement']:.2f} only; sample more states, or infer "
+                "with ridge"
+            )
         predicted = predicted_return(prompted, request, env)
         if predicted is not None:
             scores["predicted_return"] = predicted
         if episodes:
             result, trajectory = score(prompted, task, env, episodes)
             scores["evaluated_return"] = result.summary()
+        if episodes and (request.search or request.bootstraps):
+            plain, _ = score(policy.prompt(settled, request.seed), task, env, episodes)
+            scores["plain_return"] = plain.summary()
     elif episodes and isinstance(asked, Goal):
         scores["distance"], trajectory = approach(prompted, asked.obs, env, episodes)
     promptfile.save(out, request, prompted, scores)
     return prompted, scores, trajectory
+
+
+def _warnings(asked: Reward, task: Task, policy: Policy, env: Env) -> list[str]:
+    _, quantities = env.observe(policy.buffer.physics[:2000].astype(np.float64))
+    action = np.zeros((len(quantities[next(iter(quantities))]), env.spec.action))
+    return dry_run(task, quantities, action) + promptfile.cautions(asked)
+
+
+def _agreement(asked: Reward, prompted: Prompted | Ensemble, seed: int) -> float:
+    """Mean cosine of bootstrap latents to their mean: the ensemble's own, or `RESAMPLES` made for it."""
+    if isinstance(prompted, Ensemble):
+        return agreement(prompted.z[1:])
+    again = resampled(asked, RESAMPLES, seed)
+    return agreement(np.stack([prompted.policy.prompt(one, seed).z for one in again]))

@@ -21,7 +21,7 @@ class Arguments:
     prompt: Path | None = None  # score this prompt file on its own reward
     reward: str | None = None  # prompt with this text and score on it
     episodes: int = 10
-    inference: Literal["plain", "ridge", "softmax"] = "plain"  # see docs/prompting.md
+    inference: Literal["plain", "ridge", "softmax", "auto"] = "plain"  # see docs/prompting.md
     randomise: str | None = None  # level of domain randomisation, see docs/randomisation.md; default: as in training
     out: Path | None = None  # JSON file for the numbers
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
         evaluate.run(policy, env, chosen.episodes, chosen.inference, chosen.out)
         return
     if chosen.prompt is not None:
-        prompted, task = promptfile.load(chosen.prompt, policy, env)
+        prompted, task = promptfile.load_any(chosen.prompt, policy, env)
         if task is None:
             raise InputError(f"{chosen.prompt}: is a goal given as a state, which has no reward to score")
     else:

@@ -2,13 +2,15 @@
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from embodied import promptfile
 from embodied.promptfile import Request
+from embodied.search import Search
 from embodied.types import InputError
 from experiments import prompt
 from experiments.models import resolve
@@ -26,13 +28,24 @@ class Arguments:
     row: int | None = None  # row of the policy's buffer to reach, or of a dataset's states in order
     data: Path | None = None  # dataset directory that --row is a row of
     out: Path = Path("prompt.json")  # prompt file to write
-    inference: Literal["plain", "ridge", "softmax"] = "plain"  # see docs/prompting.md
+    inference: Literal["plain", "ridge", "softmax", "auto"] = "plain"  # see docs/prompting.md
     samples: int = 10_000  # buffer states that a reward is relabelled on
     width: float = 0.25  # of a goal, in standard deviations of each quantity over the buffer
     ridge: float = 1e-3  # of ridge and softmax inference, times the mean feature variance
     temperature: float = 10.0  # of softmax inference, over the range of the reward
     seed: int = 0  # of the choice of samples
-    episodes: int = 10  # evaluated at once; 0 = do not evaluate
+    bootstraps: int = 0  # further latents from resampled states, the most promising one acts at every step (GPI)
+    search: Literal["cem", "gradient"] | None = None  # move the latent in the simulator, see docs/prompting.md
+    iterations: int = Search.iterations  # of a search
+    population: int = Search.population  # of a search: candidates per iteration
+    elites: int = Search.elites  # of a search: best candidates that cem averages
+    starts: int = Search.episodes  # of a search: episodes per candidate
+    horizon: int = Search.horizon  # of a search: control steps per episode, 0 = all
+    terminal: bool = Search.terminal  # of a search: add the agent's value behind the horizon (LoLA)
+    spread: float = Search.spread  # of a search: first perturbations, in lengths of the latent
+    trust: float = Search.trust  # of a search: largest angle to the inferred latent, in degrees
+    search_seed: int = Search.seed  # of a search: its start states and perturbations
+    episodes: int = 10  # evaluated at once, on starts that no search sees; 0 = do not evaluate
     video: Annotated[Path | None, tyro.conf.arg(help="mp4 of the first episode")] = None
 
 
@@ -68,14 +81,7 @@ def main(arguments: list[str]) -> None:
     _, scores, trajectory = prompt.run(policy, env, request, chosen.out, chosen.episodes)
     for warning in scores.get("warnings", ()):
         print(f"warning: {warning}", file=sys.stderr)
-    if "predicted_return" in scores:
-        print(f"predicted return  {scores['predicted_return']:8.1f}   (from the agent's own value)")
-    if "evaluated_return" in scores:
-        row = scores["evaluated_return"]
-        print(
-            f"evaluated return  {row['iqm']:8.1f}   IQM of {row['episodes']} episodes, 95 % interval "
-            f"[{row['low']:.1f}, {row['high']:.1f}], at most {env.spec.episode_length} per unit of reward"
-        )
+    _print_returns(scores, env.spec.episode_length)
     if "distance" in scores:
         row = scores["distance"]
         print(
@@ -91,6 +97,28 @@ def main(arguments: list[str]) -> None:
         print(f"wrote {made}" if made else "no video")
 
 
+def _print_returns(scores: Mapping[str, Any], length: int) -> None:
+    if "chosen" in scores:
+        print("chosen            " + ", ".join(f"{name} {value}" for name, value in scores["chosen"].items()))
+    if "agreement" in scores:
+        print(f"agreement         {scores['agreement']:8.3f}   (mean cosine of latents from resampled states)")
+    if "search" in scores:
+        first, *_, last = progress = scores["search"]["progress"]
+        print(
+            f"searched          {max(progress):8.1f}   best of {scores['search']['rollouts']} rollouts, {first:.1f} at "
+            f"the start, {last:.1f} at the end, on starts of its own"
+        )
+    if "predicted_return" in scores:
+        print(f"predicted return  {scores['predicted_return']:8.1f}   (from the agent's own value)")
+    for name in ("plain", "evaluated"):
+        row = scores.get(f"{name}_return")
+        if row:
+            print(
+                f"{name + ' return':<18}{row['iqm']:8.1f}   IQM of {row['episodes']} episodes, 95 % interval "
+                f"[{row['low']:.1f}, {row['high']:.1f}], at most {length} per unit of reward"
+            )
+
+
 def _request(chosen: Arguments) -> Request:
     given = [name for name in ("reward", "task", "goal", "state", "row") if getattr(chosen, name) is not None]
     if len(given) != 1:
@@ -100,7 +128,9 @@ def _request(chosen: Arguments) -> Request:
     kind = given[0]
     if chosen.data is not None and kind != "row":
         raise InputError(f"data: goes with --row, got --{kind}")
-    shared = {name: getattr(chosen, name) for name in ("width", "samples", "seed", "inference", "ridge", "temperature")}
+    names = ("width", "samples", "seed", "inference", "ridge", "temperature", "bootstraps")
+    shared: dict[str, Any] = {name: getattr(chosen, name) for name in names}
+    shared["search"] = _search(chosen)
     match kind:
         case "goal":
             return Request("goal", goal=prompt.parse_goal(chosen.goal or ""), **shared)
@@ -112,3 +142,16 @@ def _request(chosen: Arguments) -> Request:
         case "task":
             return Request("task", text=chosen.task or "", **shared)
     return Request("reward", text=chosen.reward or "", **shared)
+
+
+def _search(chosen: Arguments) -> Search | None:
+    """What to search with. Raises InputError for fields of a search where none is asked for."""
+    other = {"episodes": "starts", "seed": "search_seed"}
+    flags = {field.name: other.get(field.name, field.name) for field in dataclasses.fields(Search)}
+    given = {name: getattr(chosen, flag) for name, flag in flags.items() if name != "method"}
+    if chosen.search is not None:
+        return Search(chosen.search, **given)
+    for name, value in given.items():
+        if value != getattr(Search, name):
+            raise InputError(f"{flags[name]}: goes with --search, got {value} without one")
+    return None
