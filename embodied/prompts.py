@@ -176,8 +176,12 @@ def resampled(prompt: Reward, count: int, seed: int) -> list[Reward]:
 
 
 def agreement(latents: Float[Any, "K D"]) -> float:
-    """Mean cosine of latents to their mean, at most 1: how far the choice of rows leaves a latent alone."""
+    """Mean cosine of latents to their mean, at most 1: how far the choice of rows leaves a latent alone.
+
+    A latent that is zero or not finite (its rows asked for nothing) counts as 0.
+    """
     latents = np.asarray(latents, np.float64)
+    latents = np.where(np.isfinite(latents).all(1, keepdims=True), latents, 0.0)
     mean = latents.mean(0)
     lengths = np.linalg.norm(latents, axis=1) * np.linalg.norm(mean)
     return float(np.mean(latents @ mean / np.maximum(lengths, 1e-12)))

@@ -14,7 +14,7 @@ every iteration and the best one seen is returned: on the searched episodes it i
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from embodied.rewards import Task
 from embodied.rollout import agent_behaviour, rollout
 from embodied.types import Agent, Env, InputError, Reward, Timestep
 
-Method = Literal["cem", "gradient"]
+METHODS = ("cem", "gradient")
 STEP = 0.5  # of the gradient, in lengths of a perturbation
 RANGES = {
     "[1, inf)": ("iterations", "elites", "episodes"),
@@ -45,7 +45,7 @@ RANGES = {
 class Search:
     """How a latent is searched for; an iteration costs (population + 1) * episodes rollouts."""
 
-    method: Method = "cem"
+    method: str = "cem"  # or "gradient"
     iterations: int = 8
     population: int = 15  # candidates per iteration, beside the mean
     elites: int = 4  # best candidates that the next mean is made of (cem)
@@ -57,7 +57,7 @@ class Search:
     seed: int = 0  # of start states and perturbations
 
     def __post_init__(self) -> None:
-        check_choice("search", "method", self.method, ("cem", "gradient"))
+        check_choice("search", "method", self.method, METHODS)
         check_ranges("search", self, RANGES)
         if self.elites > self.population:
             raise InputError(f"search: elites must be at most the population, {self.population}, got {self.elites}")

@@ -154,5 +154,7 @@ def _agreement(asked: Reward, prompted: Prompted | Ensemble, seed: int) -> float
     """Mean cosine of bootstrap latents to their mean: the ensemble's own, or `RESAMPLES` made for it."""
     if isinstance(prompted, Ensemble):
         return agreement(prompted.z[1:])
-    again = resampled(asked, RESAMPLES, seed)
-    return agreement(np.stack([prompted.policy.prompt(one, seed).z for one in again]))
+    policy, key = prompted.policy, jax.random.key(seed)
+    # Not Policy.prompt: where none of a sparse reward's few rows are drawn again, there is no latent to complain about.
+    again = [policy.agent.prompt(policy.params, one, key) for one in resampled(asked, RESAMPLES, seed)]
+    return agreement(np.stack(again))

@@ -119,6 +119,131 @@ def test_effective_samples_count_equal_weights_and_ignore_scale():
     np.testing.assert_allclose(prompts.effective_samples(jnp.array([0.5, 0.25, 0.25])), 1 / 0.375, rtol=1e-6)
 
 
+def share_unexplained(features, reward, held, solve):
+    """By hand: what an affine function of the solved direction, fitted on the other rows, leaves of the held ones."""
+    direction = solve(features[~held], reward[~held])
+    columns = np.stack([features[~held] @ direction, np.ones((~held).sum())], 1)
+    slope, offset = np.linalg.lstsq(columns, reward[~held], rcond=None)[0]
+    return np.square(reward[held] - slope * (features[held] @ direction) - offset).sum() / len(reward) / reward.var()
+
+
+def test_held_out_errors_are_those_of_five_folds_by_hand():
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(43, 4))
+    reward = x @ [1.0, 0.0, -1.0, 2.0] + rng.normal(size=43) + 5.0
+
+    def solve(features, reward):
+        scale = 0.1 * np.square(features).mean(0).sum() / 4
+        return np.linalg.solve(
+            features.T @ features / len(reward) + scale * np.eye(4), features.T @ reward / len(reward)
+        )
+
+    expected = sum(share_unexplained(x, reward, np.arange(43) % 5 == fold, solve) for fold in range(5))
+    (got,) = prompts.held_out_errors(
+        jnp.asarray(x, jnp.float32), reward_prompt(reward), prompts.infer_by_regression, ({**RIDGE, "ridge": 0.1},)
+    )
+    assert 0.1 < expected < 0.9
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+
+
+RIDGE = {"inference": "ridge"}
+
+
+def overfitted(rows=40, width=30, noise=3.0):
+    """Few rows of many features under noise: without a ridge, least squares learns the noise by heart."""
+    rng = np.random.default_rng(6)
+    x = rng.normal(size=(rows, width))
+    wish = rng.normal(size=width)
+    reward = x @ wish + noise * np.linalg.norm(wish) * rng.normal(size=rows)
+    return jnp.asarray(x, jnp.float32), reward, wish
+
+
+def test_auto_takes_a_strong_ridge_where_least_squares_learns_noise_by_heart():
+    features, reward, wish = overfitted()
+    chosen = settled(prompts.infer_by_regression, features, reward)
+    assert (chosen.inference, chosen.ridge) == ("ridge", 1.0)
+    near = lambda **option: cosine(prompts.infer_by_regression(features, reward_prompt(reward, **option)), wish)  # noqa: E731
+    assert near(inference="auto") > near(inference="plain") + 0.05
+
+
+def test_auto_takes_no_ridge_where_rewards_are_exact():
+    features, _, wish = overfitted(rows=200)
+    features = jnp.asarray(
+        np.asarray(features) * np.geomspace(1.0, 0.05, 30, dtype=np.float32)
+    )  # any ridge would bend the small ones
+    chosen = settled(prompts.infer_by_regression, features, np.asarray(features) @ wish)
+    assert chosen.inference == "plain"
+
+
+def test_auto_takes_the_temperature_at_which_the_weighted_mean_points_to_the_reward():
+    # Rewards fall from 1 to 0 along the first axis and from 0.6 to 0.4 along the second, where six times as many states
+    # lie: they ask for (0.5, 0.1), a ratio of 0.2. The weighted mean has 6 (0.6 exp(-0.4 T) - 0.4 exp(-0.6 T)): 0.69 at
+    # T = 3, 0.06 at T = 10, more before and nothing at all after.
+    rng = np.random.default_rng(7)
+    kinds = [((1.0, 0.0), 1.0, 1), ((0.0, 1.0), 0.6, 6), ((0.0, -1.0), 0.4, 6), ((-1.0, 0.0), 0.0, 1)]
+    features = np.concatenate([np.tile(feature, (40 * count, 1)) for feature, _, count in kinds])
+    reward = np.concatenate([np.full(40 * count, level) for _, level, count in kinds])
+    order = rng.permutation(len(reward))
+    features, reward = jnp.asarray(features[order], jnp.float32), reward[order]
+    options = tuple({"inference": "softmax", "temperature": t} for t in (0.1, 1.0, 3.0, 10.0, 30.0))
+    errors = np.asarray(prompts.held_out_errors(features, reward_prompt(reward), prompts.infer_by_correlation, options))
+    latents = [prompts.infer_by_correlation(features, reward_prompt(reward, **option)) for option in options]
+    ratios = [float(z[1] / z[0]) for z in latents]
+    np.testing.assert_allclose(ratios[2:4], [0.69, 0.06], atol=0.01)
+    assert np.argmin(errors) == 3
+    # By hand for the ratio q: the share that the best multiple of (1, q) leaves of the variance along (0.5, 0.1).
+    left = [1 - (0.5 + 6 * 0.1 * q) ** 2 / (1 + 6 * q**2) / (0.25 + 6 * 0.01) for q in ratios]
+    np.testing.assert_allclose(errors, left, atol=0.02)
+
+
+def settled(infer, features, reward):
+    return prompts.settle(reward_prompt(reward, inference="auto"), lambda prompt: infer(features, prompt))
+
+
+@pytest.mark.parametrize("infer", [prompts.infer_by_regression, prompts.infer_by_correlation])
+def test_auto_gives_the_latent_of_what_it_settles_on_bit_for_bit(features, infer):
+    reward = np.asarray(features @ WISH) ** 2
+    chosen = settled(infer, features, reward)
+    assert chosen.inference != "auto"
+    np.testing.assert_array_equal(infer(features, chosen), infer(features, reward_prompt(reward, inference="auto")))
+    ridge = reward_prompt(reward, inference="ridge")
+    assert prompts.settle(ridge, lambda prompt: infer(features, prompt)) is ridge
+
+
+def test_auto_refuses_rows_too_few_to_hold_any_out(features):
+    with pytest.raises(InputError, match="inference 'auto' holds rows out and needs at least 10, got 9"):
+        prompts.infer_by_regression(features[:9], reward_prompt(np.arange(9), inference="auto"))
+
+
+def test_latents_of_resampled_rows_agree_where_rewards_are_exact_and_less_under_noise(features):
+    noise = np.random.default_rng(8).normal(size=400)
+
+    def agreed(reward):
+        rows = Reward(obs={"features": features}, reward=jnp.asarray(reward, jnp.float32))
+        again = prompts.resampled(rows, 6, 0)
+        assert len(again) == 6
+        return prompts.agreement(np.stack([prompts.infer_by_regression(one.obs["features"], one) for one in again]))
+
+    assert agreed(features @ WISH) == pytest.approx(1.0, abs=1e-6)
+    assert agreed(np.asarray(features @ WISH) + 50 * noise) < 0.97
+
+
+def test_resampled_rows_keep_their_rewards_and_are_drawn_by_the_seed():
+    rows = Reward(obs={"state": jnp.arange(50.0)[:, None]}, reward=jnp.arange(50.0))
+    first, second = prompts.resampled(rows, 2, 3)
+    np.testing.assert_array_equal(first.obs["state"][:, 0], first.reward)
+    assert len(set(np.asarray(first.reward).tolist())) < 50
+    assert (first.reward != second.reward).any()
+    np.testing.assert_array_equal(prompts.resampled(rows, 1, 3)[0].reward, first.reward)
+
+
+def test_agreement_is_the_mean_cosine_to_the_mean_latent():
+    assert prompts.agreement(np.array([[2.0, 0.0], [0.0, 2.0]])) == pytest.approx(0.5**0.5)
+    assert prompts.agreement(np.array([[1.0, 1.0]] * 3)) == pytest.approx(1.0)
+    # What asks for nothing agrees with nothing.
+    assert prompts.agreement(np.array([[1.0, 1.0], [0.0, 0.0], [np.nan, 1.0]])) == pytest.approx(1 / 3)
+
+
 def test_goal_latent_solves_for_the_inverse_covariance():
     covariance = jnp.array([[2.0, 0.0], [0.0, 0.5]])
     # C^-1 (1, 1) = (0.5, 2).
