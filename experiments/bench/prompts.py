@@ -45,23 +45,23 @@ class Arguments:
     prompts: tuple[str, ...] = ()  # tasks and texts by name; empty = all
     episodes: int = 16  # held out, that every form is scored on
     bootstraps: int = 8  # latents that gpi chooses among, beside the plain one
-    iterations: int = 8  # of both searches, as are all that follow
-    population: int = 11
-    starts: int = 2
-    horizon: int = 400  # the gradient adds the agent's value behind it
+    iterations: int = 6  # of both searches
+    population: int = 8  # of both searches
+    starts: int = 2  # of both searches
+    horizon: int = 400  # control steps that the gradient simulates, the agent's value standing for the rest; cem: all
     out: Path = Path("results/bench-prompts.json")
 
 
 def forms(chosen: Arguments) -> dict[str, dict[str, Any]]:
     """Name -> fields of the request, for each way to make a latent of a wish."""
-    budget = {name: getattr(chosen, name) for name in ("iterations", "population", "horizon")}
+    budget = {name: getattr(chosen, name) for name in ("iterations", "population")}
     budget |= {"episodes": chosen.starts, "elites": max(1, chosen.population // 4)}
     return {
         "plain": {},
         "auto": {"inference": "auto"},
         "gpi": {"bootstraps": chosen.bootstraps},
         "cem": {"search": Search("cem", **budget)},
-        "gradient": {"search": Search("gradient", terminal=True, **budget)},
+        "gradient": {"search": Search("gradient", horizon=chosen.horizon, terminal=True, **budget)},
     }
 
 
