@@ -93,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
             seconds.setdefault(form, {})[name] = time.perf_counter() - begun
             assert task is not None
             scores.setdefault(form, {})[name], _ = score(prompted, task, env, chosen.episodes)
+        print(f"{form}: {len(asked)} prompts scored", file=sys.stderr, flush=True)
     print(table(scores))
     print("seconds per latent: " + ", ".join(f"{form} {_mean(spent):.1f}" for form, spent in seconds.items()))
     write_result(
