@@ -189,6 +189,7 @@ def _quadruped(hold: int) -> WorldModel:
         observation=observation,
         measure=measure,
         start=_lowest_free_pose(model),
+        camera="y",  # the first is far away
     )
 
 

@@ -102,7 +102,7 @@ class HostEnv(Env):
         return self.world.complete(physics, np)
 
     def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
-        """A `size` x `size` image of one physics state; camera "" is the model's first.
+        """A `size` x `size` image of one physics state; camera "" is the world's own.
 
         Raises RuntimeError where no OpenGL is installed.
         """
@@ -110,7 +110,7 @@ class HostEnv(Env):
         renderer = self._renderer_of(size)
         mujoco.mj_setState(model, data, physics[: self.world.ctrl.start], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         mujoco.mj_forward(model, data)
-        renderer.update_scene(data, camera or 0)
+        renderer.update_scene(data, camera or self.world.camera or 0)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
         return renderer.render().copy()

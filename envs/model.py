@@ -88,6 +88,7 @@ class WorldModel:
     imu: Imu | None = None  # of the robot, for its contract
     default_pose: Mapping[str, float] = dataclasses.field(default_factory=dict)  # joint -> rad; the model's otherwise
     safety: Safety = Safety()  # when a runtime stops by itself
+    camera: str = ""  # of the model, for videos; "" = its first
     push: float = 0.5  # m/s, velocity change of the base that a push of strength 1 stays below
     privileged: tuple[Term, ...] = ()  # what only training sees, beside the observation; estimates, without noise
 
