@@ -8,6 +8,11 @@ from embodied.types import InputError, nearest
 AGENTS = {
     "td_jepa": "agents.td_jepa",
     "fb": "agents.fb",
+    "laplacian": "agents.laplacian",
+    "hilp": "agents.hilp",
+    "icvf": "agents.icvf",
+    "byol": "agents.byol",
+    "byol_gamma": "agents.byol_gamma",
     "td3": "agents.td3",
     "rnd": "agents.rnd",
 }

@@ -15,6 +15,7 @@ Prompts: Reward (correlation with B), Goal (B(g)), Motion, Prior.
 """
 
 import dataclasses
+import functools
 from typing import Any, get_args, no_type_check
 
 import jax
@@ -25,7 +26,6 @@ from jaxtyping import Array, Float, PyTree
 
 from embodied import losses, nets, prompts
 from embodied.data.normalize import Inputs, observation_inputs
-from embodied.nets.encoders import project
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
 from embodied.ranges import check_choice, check_ranges
@@ -164,16 +164,7 @@ def make(config: Config, spec: Spec) -> Agent:
         return net["backward"].apply(params["backward"], know(obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
-        match prompt:
-            case Reward():
-                return prompts.infer_by_correlation(features(params, prompt.obs), prompt)
-            case Goal():
-                return project(features(params, jax.tree.map(lambda leaf: leaf[None], prompt.obs))[0])
-            case Motion():
-                return project(prompts.window_mean(features(params, prompt.obs), 8))
-            case Prior():
-                return project(jax.random.normal(key, (config.z_dim,)))
-        raise TypeError(f"fb takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
+        return prompts.answer_by_correlation("fb", functools.partial(features, params), config.z_dim, prompt, key)
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)

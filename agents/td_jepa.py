@@ -20,6 +20,7 @@ Prompts: Reward (least squares on psi), Goal (C^-1 psi(g)), Motion, Prior.
 """
 
 import dataclasses
+import functools
 from typing import Any, get_args, no_type_check
 
 import jax
@@ -30,7 +31,6 @@ from jaxtyping import Array, Float, PyTree
 
 from embodied import losses, nets, prompts
 from embodied.data.normalize import Inputs, observation_inputs
-from embodied.nets.encoders import project
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
 from embodied.ranges import check_choice, check_ranges
@@ -194,20 +194,8 @@ def make(config: Config, spec: Spec) -> Agent:
         return net[task].apply(params[task], know(obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
-        match prompt:
-            case Reward():
-                return prompts.infer_by_regression(features(params, prompt.obs), prompt)
-            case Goal():
-                single = jax.tree.map(lambda leaf: leaf[None], prompt.obs)
-                return prompts.goal_by_covariance(features(params, single)[0], params["covariance"])
-            case Motion():
-                encoded = features(params, prompt.obs)
-                return jax.vmap(prompts.goal_by_covariance, (0, None))(
-                    prompts.window_mean(encoded, 8), params["covariance"]
-                )
-            case Prior():
-                return project(jax.random.normal(key, (config.z_dim,)))
-        raise TypeError(f"td_jepa takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
+        see_task = functools.partial(features, params)
+        return prompts.answer_by_regression("td_jepa", see_task, params["covariance"], prompt, key)
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)

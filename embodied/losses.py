@@ -68,6 +68,39 @@ def successor_target(
     return jax.lax.stop_gradient(features + discount[:, None] * aggregate(successor_heads, pessimism))
 
 
+def successor_loss(prediction: Float[Array, "k n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
+    """1/2 sum_k mean_{i,c} (prediction_kic - target_ic)^2: averaged over features and batch, summed over heads."""
+    return 0.5 * jnp.square(prediction - target[None]).mean((1, 2)).sum()
+
+
+def sample_goals(
+    key: Key[Array, ""], future: Float[Array, "n o"], states: Float[Array, "n o"], ratio: float
+) -> Float[Array, "n o"]:
+    """Goals: each row's own future, or with probability `ratio` a state of another row (a permutation of them)."""
+    key_permutation, key_mask = jax.random.split(key)
+    use_random = jax.random.bernoulli(key_mask, ratio, (len(states), 1))
+    return jnp.where(use_random, jax.random.permutation(key_permutation, states), future)
+
+
+def goal_targets(
+    next_value: Float[Array, "k n"], value: Float[Array, "k n"], going: Float[Array, " n"], discount: float
+) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
+    """(q_k, advantage) of steps that cost 1 until a goal is reached; `going` is 1 where it is not, else 0. No gradient.
+
+    q_k = -going + discount going next_value_k;  advantage = min_k q_k - mean_k value_k
+    """
+    q = -going[None] + discount * going[None] * next_value
+    return jax.lax.stop_gradient(q), jax.lax.stop_gradient(q.min(0) - value.mean(0))
+
+
+def expectile_loss(
+    target: Float[Array, "k n"], value: Float[Array, "k n"], advantage: Float[Array, " n"], expectile: float
+) -> Float[Array, ""]:
+    """sum_k mean_i |expectile - 1[advantage_i < 0]| (target_ki - value_ki)^2."""
+    weight = jnp.abs(expectile - (advantage < 0))
+    return (weight[None] * jnp.square(target - value)).mean(1).sum()
+
+
 def explore(key: Key[Array, ""], mean: Float[Array, "n a"], sigma: float, clip: float) -> Float[Array, "n a"]:
     """Truncated-normal action: clipped noise, clipped action, straight-through so d action / d mean = 1 everywhere."""
     noise = jnp.clip(sigma * jax.random.normal(key, mean.shape), -clip, clip)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from embodied.nets.encoders import project
 from embodied.ranges import check_choice, check_ranges
-from embodied.types import InputError, Reward
+from embodied.types import Goal, InputError, Motion, Obs, Prior, Prompt, RandomKey, Reward
 
 VARIANTS = ("plain", "ridge", "softmax", "auto")
 # What "auto" chooses among: fields of a Reward prompt.
@@ -192,6 +192,46 @@ def goal_by_covariance(
 ) -> Float[Array, " D"]:
     """proj((C + ridge I)^-1 psi(g)): the least-squares latent of "be at g" when only C is known."""
     return project(jnp.linalg.solve(covariance + ridge * jnp.eye(covariance.shape[0]), feature))
+
+
+def answer_by_regression(
+    owner: str, features: Callable[[Obs], Array], covariance: Float[Array, "D D"], prompt: Prompt, key: RandomKey
+) -> Float[Array, "... D"]:
+    """The latent of a prompt for agents whose values are successor features times z; `owner` names one in errors."""
+    match prompt:
+        case Reward():
+            return infer_by_regression(features(prompt.obs), prompt)
+        case Goal():
+            return goal_by_covariance(features(_alone(prompt.obs))[0], covariance)
+        case Motion():
+            return jax.vmap(goal_by_covariance, (0, None))(window_mean(features(prompt.obs), 8), covariance)
+        case Prior():
+            return project(jax.random.normal(key, (covariance.shape[0],)))
+    raise _refusal(owner, prompt)
+
+
+def answer_by_correlation(
+    owner: str, features: Callable[[Obs], Array], width: int, prompt: Prompt, key: RandomKey
+) -> Float[Array, "... D"]:
+    """The latent of a prompt for agents with a backward map, of that width; `owner` names one in errors."""
+    match prompt:
+        case Reward():
+            return infer_by_correlation(features(prompt.obs), prompt)
+        case Goal():
+            return project(features(_alone(prompt.obs))[0])
+        case Motion():
+            return project(window_mean(features(prompt.obs), 8))
+        case Prior():
+            return project(jax.random.normal(key, (width,)))
+    raise _refusal(owner, prompt)
+
+
+def _alone(obs: Obs) -> Obs:
+    return jax.tree.map(lambda leaf: leaf[None], obs)
+
+
+def _refusal(owner: str, prompt: Prompt) -> TypeError:
+    return TypeError(f"{owner} takes Reward, Goal, Motion or Prior prompts, got {type(prompt).__name__}")
 
 
 def _regularised_covariance(features: Float[Array, "N D"], ridge: float) -> Float[Array, "D D"]:

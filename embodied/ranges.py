@@ -22,6 +22,11 @@ def check_ranges(owner: str, config: Any, fields: dict[str, Sequence[str]]) -> N
                 raise InputError(f"{owner}: {name} must be in {interval}, got {value}")
 
 
+def join_ranges(fields: dict[str, Sequence[str]], more: dict[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """The intervals of both, each with the fields of both."""
+    return {interval: (*fields.get(interval, ()), *more.get(interval, ())) for interval in fields | more}
+
+
 def check_choice(owner: str, name: str, value: str, choices: Sequence[str]) -> None:
     """Nothing; raises InputError naming the nearest choice where `value` is none of them."""
     if value not in choices:

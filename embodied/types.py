@@ -30,6 +30,16 @@ RandomKey = Key[Array, ""]
 
 @no_type_check
 @struct.dataclass
+class Chain:
+    """C transitions in a row, the first of them the batch's own."""
+
+    action: Float[Array, "B C A"]
+    next_obs: Obs  # leaves [B, C, ...]
+    inside: Float[Array, "B C"]  # 1 where the transition is part of the episode; 0 behind its end, the last one again
+
+
+@no_type_check
+@struct.dataclass
 class Batch:
     """Transitions. `discount` is 0 where the world terminated and 1 elsewhere; time-outs keep 1."""
 
@@ -39,6 +49,8 @@ class Batch:
     reward: Float[Array, " B"]  # zeros for reward-free data
     discount: Float[Array, " B"]
     latent: Float[Array, "B D"] | None = None  # latents worth training on, where the source knows some
+    future: Obs | None = None  # leaves [B, ...]: a later moment of the same episode, where the agent needs one
+    chain: Chain | None = None  # what follows each transition, where the agent needs it
 
 
 @no_type_check
@@ -203,6 +215,16 @@ class Prior:
 Prompt = Reward | Goal | Motion | Language | Demos | Prior
 
 
+class Needs(NamedTuple):
+    """What the batches of an agent must hold besides transitions: nothing, unless it says so."""
+
+    future: float | None = None  # a moment k decisions ahead, P(k) ~ future^k from k = 1 to the end of the episode
+    chain: int = 0  # so many transitions in a row
+
+
+TRANSITIONS = Needs()  # nothing else
+
+
 class Agent(NamedTuple):
     """An algorithm as five pure functions over one pytree of state; `make(config, spec)` closes over the rest.
 
@@ -218,6 +240,7 @@ class Agent(NamedTuple):
     prompts: tuple[type, ...]  # the prompt kinds that `prompt` takes
     # (params, Reward prompt, its z, obs) -> [E]: predicted mean reward per decision from obs on; None without a value
     value: Callable[[Params, Reward, Any, Obs], Array] | None = None
+    needs: Needs = TRANSITIONS  # the source must be made for them
 
 
 class Source(NamedTuple):

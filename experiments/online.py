@@ -14,7 +14,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from embodied.data import collect, dataset, replay
-from embodied.data.dataset import Dataset, gather
+from embodied.data.dataset import Dataset
 from embodied.nets.encoders import project
 from embodied.rewards.functions import tolerance
 from embodied.rollout import Trajectory, rollout
@@ -66,7 +66,7 @@ def make_source(
     """
     online = experiment.online
     if not online.worlds:
-        return dataset.from_dataset(stored, experiment.train.batch_size)
+        return dataset.from_dataset(stored, experiment.train.batch_size, agent.needs)
     _check(online, env, episodes)
     rows = online.decisions + 1
     one = jax.tree.map(lambda leaf: leaf[:rows], stored.steps)
@@ -84,7 +84,7 @@ def make_source(
 
     def sample(data: tuple[()], state: State, key: jax.Array) -> tuple[State, Batch]:
         key_rows, key_latents = jax.random.split(key)
-        batch = gather(state.ring.steps, replay.draw(state.ring, rows, experiment.train.batch_size, key_rows))
+        batch = replay.sample(state.ring, rows, experiment.train.batch_size, agent.needs, key_rows)
         if state.latents is not None:
             pick = jax.random.randint(key_latents, (experiment.train.batch_size,), 0, _BANK)
             batch = batch.replace(latent=state.latents[pick])

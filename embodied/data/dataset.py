@@ -2,8 +2,12 @@
 
 Each observation is stored once. `starts` lists the rows that begin a transition; its next observation is the row
 behind it, so an episode of T transitions takes T + 1 rows and its last row never begins one.
+
+A life is what an episode holds up to a termination; a world that terminated goes on from a fresh start, which is no
+future of what was before. What agents need besides transitions (`Needs`) stays within a life.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import no_type_check
 
@@ -13,7 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
-from embodied.types import Batch, InputError, Source
+from embodied.types import TRANSITIONS, Batch, Chain, InputError, Needs, Source
 
 
 @no_type_check
@@ -31,10 +35,11 @@ class Steps:
 @no_type_check
 @struct.dataclass
 class Dataset:
-    """Stored rows and the rows that begin a transition."""
+    """Stored rows, those that begin a transition, and of these the last one of each life; both ascend."""
 
     steps: Steps
     starts: Int[Array, " N"]
+    ends: Int[Array, " L"]
 
 
 def from_episodes(episodes: Sequence[Mapping[str, np.ndarray]]) -> Dataset:
@@ -60,7 +65,8 @@ def from_episodes(episodes: Sequence[Mapping[str, np.ndarray]]) -> Dataset:
         discount=np.concatenate([pad(e, "discount", 1.0) for e in episodes]),
         physics=rows("physics"),
     )
-    return Dataset(steps, starts.astype(np.int32))
+    final = (steps.discount[starts] == 0) | np.isin(starts, offsets + lengths - 1)
+    return Dataset(steps, starts.astype(np.int32), starts[final].astype(np.int32))
 
 
 def gather(steps: Steps, index: Int[Array, " B"]) -> Batch:
@@ -75,11 +81,47 @@ def gather(steps: Steps, index: Int[Array, " B"]) -> Batch:
     )
 
 
-def from_dataset(dataset: Dataset, batch_size: int) -> Source:
-    """A source of uniformly drawn transitions; the dataset is its read-only data, its state is empty."""
+def look_ahead(
+    batch: Batch,
+    steps: Steps,
+    index: Int[Array, " B"],
+    last: Int[Array, " B"],
+    needs: Needs,
+    key: Key[Array, ""],
+) -> Batch:
+    """The batch of the transitions that begin in rows `index`, with what an agent needs besides.
+
+    `last` are the rows in which their lives end; no row behind is read.
+    """
+    if needs.future is not None:
+        row = index + steps_ahead(key, last - index, needs.future)
+        batch = dataclasses.replace(batch, future={name: leaf[row] for name, leaf in steps.obs.items()})
+    if needs.chain:
+        row = index[:, None] + jnp.arange(needs.chain)[None]
+        inside = (row < last[:, None]).astype(jnp.float32)
+        row = jnp.minimum(row, last[:, None] - 1)
+        next_obs = {name: leaf[row + 1] for name, leaf in steps.obs.items()}
+        batch = dataclasses.replace(batch, chain=Chain(steps.action[row], next_obs, inside))
+    return batch
+
+
+def steps_ahead(key: Key[Array, ""], most: Int[Array, " B"], discount: float) -> Int[Array, " B"]:
+    """k with P(k) ~ discount^k for k = 1 ... most, by inverting the distribution function; 1 for a discount of 0."""
+    low = jnp.power(discount, most.astype(jnp.float32))
+    uniform = 1.0 - jax.random.uniform(key, most.shape) * (1.0 - low)  # in (discount^most, 1]
+    ahead = jnp.ceil(jnp.log(uniform) / jnp.log(discount)) if discount else jnp.ones(most.shape)
+    return jnp.clip(ahead.astype(jnp.int32), 1, most)  # rounding may lead past either end
+
+
+def from_dataset(dataset: Dataset, batch_size: int, needs: Needs = TRANSITIONS) -> Source:
+    """A source of uniformly drawn transitions; the dataset is its read-only data, its state is empty.
+
+    `needs` are those of the agent that learns from it; they do not change which transitions are drawn.
+    """
 
     def sample(data: Dataset, state: tuple[()], key: Key[Array, ""]) -> tuple[tuple[()], Batch]:
-        index = jax.random.randint(key, (batch_size,), 0, data.starts.shape[0])
-        return state, gather(data.steps, data.starts[index])
+        index = data.starts[jax.random.randint(key, (batch_size,), 0, data.starts.shape[0])]
+        last = data.ends[jnp.searchsorted(data.ends, index)] + 1
+        return state, look_ahead(gather(data.steps, index), data.steps, index, last, needs, jax.random.fold_in(key, 1))
 
     return Source(data=jax.tree.map(jnp.asarray, dataset), init=lambda key: (), next=sample)

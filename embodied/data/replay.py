@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Int, Key
 
-from embodied.data.dataset import Steps, gather
-from embodied.types import Batch, InputError, Source
+from embodied.data.dataset import Steps, gather, look_ahead
+from embodied.types import TRANSITIONS, Batch, InputError, Needs, Source
 
 
 @no_type_check
@@ -56,13 +56,30 @@ def draw(ring: Ring, rows: int, count: int, key: Key[Array, ""]) -> Int[Array, "
     return pick // (rows - 1) * rows + pick % (rows - 1)
 
 
-def from_ring(initial: Ring, rows: int, batch_size: int) -> Source:
-    """A source of transitions drawn uniformly from a ring. Raises InputError for an empty one."""
+def sample(ring: Ring, rows: int, count: int, needs: Needs, key: Key[Array, ""]) -> Batch:
+    """Transitions drawn uniformly from what the ring holds, with what an agent needs besides."""
+    index = draw(ring, rows, count, key)
+    batch = gather(ring.steps, index)
+    return look_ahead(batch, ring.steps, index, last_row(ring, rows, index), needs, jax.random.fold_in(key, 1))
+
+
+def last_row(ring: Ring, rows: int, index: Int[Array, " B"]) -> Int[Array, " B"]:
+    """The row in which the life of each given row ends: behind a termination, or the last one of the episode."""
+    slot, time = index // rows, index % rows
+    ends = (ring.steps.discount.reshape(-1, rows)[slot] == 0) | (jnp.arange(rows)[None] == rows - 2)
+    return slot * rows + 1 + jnp.argmax(ends & (jnp.arange(rows)[None] >= time[:, None]), axis=1)
+
+
+def from_ring(initial: Ring, rows: int, batch_size: int, needs: Needs = TRANSITIONS) -> Source:
+    """A source of transitions drawn uniformly from a ring. Raises InputError for an empty one.
+
+    `needs` are those of the agent that learns from it; they do not change which transitions are drawn.
+    """
     if int(initial.written) == 0:
         raise InputError("replay: the ring is empty")
 
-    def sample(data: tuple[()], ring: Ring, key: Key[Array, ""]) -> tuple[Ring, Batch]:
-        return ring, gather(ring.steps, draw(ring, rows, batch_size, key))
+    def following(data: tuple[()], ring: Ring, key: Key[Array, ""]) -> tuple[Ring, Batch]:
+        return ring, sample(ring, rows, batch_size, needs, key)
 
     # A copy, because the run that carries the ring is donated to each chunk.
-    return Source(data=(), init=lambda key: jax.tree.map(jnp.copy, initial), next=sample)
+    return Source(data=(), init=lambda key: jax.tree.map(jnp.copy, initial), next=following)

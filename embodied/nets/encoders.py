@@ -1,7 +1,8 @@
 """The networks of zero-shot agents, as `Net(init, apply)` over plain nested dictionaries.
 
 `forward_map` predicts successor features or values from (state, action, latent), `actor` chooses the action,
-`encoder` is the backward map, the state encoder or the task encoder. This folder alone knows of Flax.
+`encoder` is the backward map, the state encoder or the task encoder, `dynamics` says where an action leads from an
+encoded state. This folder alone knows of Flax.
 """
 
 from collections.abc import Callable
@@ -78,6 +79,25 @@ class _Actor(nn.Module):
         return jnp.tanh(Dense(self.action, dtype=self.dtype, name="head")(x))
 
 
+class _Dynamics(nn.Module):
+    hidden: int
+    layers: int
+    out: int
+    members: int
+    dtype: MatmulType
+
+    @nn.compact
+    def __call__(self, latent: Array, action: Array) -> Array:
+        embed = lambda name: Embedding(self.hidden, self.members, self.dtype, name=name)  # noqa: E731
+        x = jnp.concatenate(
+            [embed("latent")(latent), embed("latent_action")(jnp.concatenate([latent, action], -1))],
+            -1,
+        )
+        for i in range(self.layers):
+            x = nn.relu(Dense(self.hidden, self.members, self.dtype, name=f"hidden_{i}")(x))
+        return Dense(self.out, self.members, self.dtype, name="head")(x)
+
+
 class _Encoder(nn.Module):
     hidden: int
     layers: int
@@ -100,6 +120,11 @@ class _Encoder(nn.Module):
 def forward_map(hidden: int, layers: int, out: int, members: int = 2, dtype: MatmulType = "float32") -> Net:
     """(obs [B,O], z [B,D], action [B,A]) -> [K,B,out], K independent members."""
     return _net(_Forward(hidden, layers, out, members, dtype))
+
+
+def dynamics(hidden: int, layers: int, out: int, members: int = 2, dtype: MatmulType = "float32") -> Net:
+    """(latent [B,D], action [B,A]) -> latent after it [K,B,out], K independent members; [B,out] for members=0."""
+    return _net(_Dynamics(hidden, layers, out, members, dtype))
 
 
 def actor(hidden: int, layers: int, action: int, dtype: MatmulType = "float32") -> Net:

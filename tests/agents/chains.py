@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from embodied.train import make_chunk
-from embodied.types import Agent, Batch, Run, Source, Spec
+from embodied.types import Agent, Batch, Chain, Run, Source, Spec
 
 # Programs that run a few times: compiling them without optimisation takes half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -39,14 +39,28 @@ def random_state(agent: Agent, spec: Spec, seed: int = 0) -> Any:
 
 
 def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
-    """Gaussian observations and rewards, uniform actions, no terminations."""
+    """Gaussian observations and rewards, uniform actions, no terminations, with all that any agent needs besides."""
     rng = np.random.default_rng(seed)
     obs, next_obs = (
         {name: jnp.asarray(rng.normal(size=(rows, *shape)), jnp.float32) for name, shape in spec.obs.items()}
         for _ in range(2)
     )
     action = jnp.asarray(rng.uniform(-1, 1, (rows, spec.action)), jnp.float32)
-    return Batch(obs, action, next_obs, jnp.asarray(rng.normal(size=rows), jnp.float32), jnp.ones(rows))
+    batch = Batch(obs, action, next_obs, jnp.asarray(rng.normal(size=rows), jnp.float32), jnp.ones(rows))
+    return with_what_follows(batch, spec, rng)
+
+
+def with_what_follows(batch: Batch, spec: Spec, rng: np.random.Generator, length: int = 5) -> Batch:
+    """The batch with a Gaussian future, and chains of which every other one ends with its first transition."""
+    rows = len(batch.action)
+    draw = lambda *lead: {  # noqa: E731
+        name: jnp.asarray(rng.normal(size=(*lead, *shape)), jnp.float32) for name, shape in spec.obs.items()
+    }
+    future, after = draw(rows), draw(rows, length)
+    action = jnp.asarray(rng.uniform(-1, 1, (rows, length, spec.action)), jnp.float32).at[:, 0].set(batch.action)
+    after = {name: leaf.at[:, 0].set(batch.next_obs[name]) for name, leaf in after.items()}
+    inside = jnp.ones((rows, length)).at[::2, 1:].set(0.0)
+    return batch.replace(future=future, chain=Chain(action, after, inside))
 
 
 class Table(NamedTuple):

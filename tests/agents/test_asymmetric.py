@@ -18,7 +18,8 @@ SYMMETRIC = Spec(obs={"state": (4,)}, action=2)
 # The order in which a file or a tree of JAX would put the names.
 SPEC = Spec(obs={"privileged": (5,), "state": (4,)}, action=2)
 ROWS = 16
-PROMPTABLE = ("td_jepa", "fb")
+SUCCESSOR = ("laplacian", "hilp", "icvf", "byol", "byol_gamma")
+PROMPTABLE = ("td_jepa", "fb", *SUCCESSOR)
 
 
 class Case(NamedTuple):
@@ -91,6 +92,7 @@ def test_what_learns_beside_the_actor_depends_on_privileged_inputs_and_updates_a
     assert all(jax.tree.leaves(same))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, apart.params)
     parts = {"td_jepa": ("psi",), "fb": ("encoder", "forward", "backward"), "td3": ("critic",), "rnd": ("critic",)}
+    parts |= dict.fromkeys(SUCCESSOR, ("encoder", "successor", "features"))
     assert all(any(jax.tree.leaves(moved[part])) for part in parts[case.name])
 
 
@@ -100,6 +102,7 @@ def test_networks_read_what_they_may(case):
         "fb": {"encoder": 9, "backward": 9, "actor": 4},
         "td3": {"actor": 4, "critic": 9 + 2},
         "rnd": {"actor": 4, "critic": 9 + 2},
+        **{method: {"encoder": 9, "features": 9, "actor": 4} for method in SUCCESSOR},
     }[case.name]
     for part, width in read.items():
         assert width in inputs(case.state.params[part])
@@ -111,11 +114,14 @@ def test_without_privileged_observations_all_networks_read_the_state_and_actors_
     module = agents.module(name)
     agent = module.make(module.Config().tiny(), SYMMETRIC)
     state = jax.eval_shape(agent.init, jax.random.key(0), SYMMETRIC.example())
-    read = {"td_jepa": ("phi", "psi"), "fb": ("encoder", "backward"), "td3": ("actor",), "rnd": ("actor",)}[name]
-    assert all(4 in inputs(state.params[part]) for part in read)
+    read = {"td_jepa": ("phi", "psi"), "fb": ("encoder", "backward"), "td3": ("actor",), "rnd": ("actor",)}
+    read |= dict.fromkeys(SUCCESSOR, ("encoder", "features"))
+    assert all(4 in inputs(state.params[part]) for part in read[name])
     assert not {5, 9, 11} & inputs(state.params)
-    if name == "fb":
-        assert 12 in inputs(state.params["actor"])  # e(s), not the state
+    if name in ("fb", *SUCCESSOR):
+        width = module.Config().tiny().encoder_dim
+        assert width in inputs(state.params["actor"])  # e(s), not the state
+        assert 4 not in inputs(state.params["actor"])
 
 
 def test_reward_and_goal_prompts_use_privileged_inputs_and_the_prompted_policy_acts_without(case):
@@ -144,7 +150,7 @@ def test_predicted_value_of_forward_backward_depends_on_privileged_inputs(case):
     z = jnp.ones(case.config.z_dim)
     value = quick_jit(lambda at: case.agent.value(case.state.params, reward(obs), z, at))
     differs = bool((value(at) != value(told_otherwise(at))).any())
-    assert differs == (case.name == "fb")  # TD-JEPA's values see by phi
+    assert differs == (case.name != "td_jepa")  # TD-JEPA's values see by phi
 
 
 def test_symmetric_td_jepa_is_refused():

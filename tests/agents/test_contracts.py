@@ -15,6 +15,7 @@ import pytest
 import agents
 from embodied.prompts import VARIANTS
 from embodied.types import Agent, Batch, Demos, Goal, InputError, Language, Motion, Prior, Reward, Spec
+from tests.agents.chains import with_what_follows
 
 SPECS = {
     "walker": Spec(obs={"state": (24,)}, action=6),
@@ -63,12 +64,13 @@ class Case(NamedTuple):
 
 
 def random_batch(spec: Spec, seed: int) -> Batch:
-    """Transitions that terminate now and then."""
+    """Transitions that terminate now and then, with all that any agent needs besides."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
     obs, next_obs = ({"state": draw(ROWS, *spec.obs["state"])} for _ in range(2))
     discount = jnp.asarray(rng.uniform(size=ROWS) < 0.9, jnp.float32)
-    return Batch(obs, jnp.clip(draw(ROWS, spec.action), -1, 1), next_obs, draw(ROWS), discount)
+    transitions = Batch(obs, jnp.clip(draw(ROWS, spec.action), -1, 1), next_obs, draw(ROWS), discount)
+    return with_what_follows(transitions, spec, rng)
 
 
 def tiny(name: str, spec: Spec) -> Agent:
@@ -228,9 +230,12 @@ def test_value_is_one_finite_number_for_each_observation(case):
 @pytest.mark.parametrize("name", agents.AGENTS)
 def test_every_config_field_is_read_where_the_agent_is_made(name):
     module = importlib.import_module(agents.AGENTS[name])
+    # What agents share is made in the module that brings the shared part of their Config.
+    places = {one.__module__ for one in module.Config.__mro__ if dataclasses.is_dataclass(one)}
     reads = {
         node.attr
-        for node in ast.walk(ast.parse(inspect.getsource(module)))
+        for place in places
+        for node in ast.walk(ast.parse(inspect.getsource(importlib.import_module(place))))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
     }
     assert {field.name for field in dataclasses.fields(module.Config)} - reads == set()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from embodied.data import replay
-from embodied.data.dataset import Steps
-from embodied.types import InputError
+from embodied.data.dataset import Steps, gather
+from embodied.types import InputError, Needs
 
 LENGTH = 3  # transitions per episode
 ROWS = LENGTH + 1
@@ -76,6 +76,37 @@ def test_source_starts_from_a_copy_so_that_a_donated_run_leaves_the_ring_alone()
     source = replay.from_ring(initial, ROWS, 4)
     jax.jit(lambda ring: jax.tree.map(jnp.zeros_like, ring), donate_argnums=0)(source.init(jax.random.key(0)))
     assert held(initial) == [1, 2, 3, 4]
+
+
+def test_source_without_needs_yields_the_plain_transitions_bit_for_bit():
+    ring, key = ring_of(1, 2, 3), jax.random.key(3)
+    batch = replay.from_ring(ring, ROWS, 16).next((), ring, key)[1]
+    expected = gather(ring.steps, replay.draw(ring, ROWS, 16, key))
+    assert jax.tree.structure(batch) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    more = replay.from_ring(ring, ROWS, 16, Needs(future=0.9, chain=2)).next((), ring, key)[1]
+    jax.tree.map(np.testing.assert_array_equal, expected, more.replace(future=None, chain=None))
+
+
+def test_futures_and_chains_stay_in_the_life_of_their_transition():
+    """Episodes of three transitions; those of episode 2 end after the first, where the world begins afresh."""
+    ring = ring_of(1, 2, 3)
+    ring = ring.replace(steps=ring.steps.replace(discount=ring.steps.discount.at[ROWS].set(0.0)))
+    starts = jnp.array([0, 1, 2, 4, 5, 6, 8])
+    np.testing.assert_array_equal(replay.last_row(ring, ROWS, starts), [3, 3, 3, 5, 7, 7, 11])
+    batch = replay.from_ring(ring, ROWS, 2000, Needs(future=0.9, chain=3)).next((), ring, jax.random.key(0))[1]
+    begins, future = (np.asarray(obs["state"])[:, 0].astype(int) for obs in (batch.obs, batch.future))
+    last = np.where(begins == 20, 21, begins // 10 * 10 + LENGTH)
+    assert set(zip(begins, future, strict=True)) == {
+        (now, then)
+        for first, stop in ((10, 13), (20, 21), (21, 23), (30, 33))
+        for now in range(first, stop)
+        for then in range(now + 1, stop + 1)
+    }
+    for step in range(3):
+        np.testing.assert_array_equal(batch.chain.inside[:, step], begins + step < last)
+        np.testing.assert_array_equal(batch.chain.next_obs["state"][:, step, 0], np.minimum(begins + step + 1, last))
+        np.testing.assert_array_equal(batch.chain.action[:, step, 0], np.minimum(begins + step, last - 1))
 
 
 def test_empty_ring_is_refused():

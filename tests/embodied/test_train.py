@@ -24,9 +24,10 @@ HALF = dataclasses.replace(CONFIG, updates=50)
 
 
 def learn(directory=None, config=CONFIG, agent=None, source=None, hooks=(), spec=toys.SPEC):
+    agent = agent or toys.agent()
     return train(
-        agent or toys.agent(),
-        source or toys.source(config.batch_size),
+        agent,
+        source or toys.source(config.batch_size, agent.needs),
         spec.example(),
         config,
         directory=directory,

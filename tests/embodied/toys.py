@@ -11,7 +11,7 @@ from flax import struct
 from agents import fb
 from embodied.data import dataset
 from embodied.policy import Buffer, Policy, Prompted
-from embodied.types import Agent, Batch, Env, EnvSpec, Prior, Quantity, Source, Spec, Timestep
+from embodied.types import TRANSITIONS, Agent, Batch, Env, EnvSpec, Needs, Prior, Quantity, Source, Spec, Timestep
 
 SPEC = Spec(obs={"state": (2,)}, action=1)
 
@@ -58,9 +58,9 @@ def episodes(lengths: tuple[int, ...], seed: int = 0) -> list[dict[str, np.ndarr
     ]
 
 
-def source(batch_size: int = 4) -> Source:
-    """Transitions of three short episodes."""
-    return dataset.from_dataset(dataset.from_episodes(episodes((5, 3, 4))), batch_size)
+def source(batch_size: int = 4, needs: Needs = TRANSITIONS) -> Source:
+    """Transitions of three short episodes, with what an agent needs besides."""
+    return dataset.from_dataset(dataset.from_episodes(episodes((5, 3, 4))), batch_size, needs)
 
 
 def policy() -> Policy:
