@@ -13,6 +13,8 @@ AGENTS = {
     "icvf": "agents.icvf",
     "byol": "agents.byol",
     "byol_gamma": "agents.byol_gamma",
+    "rldp": "agents.rldp",
+    "onestep_fb": "agents.onestep_fb",
     "td3": "agents.td3",
     "rnd": "agents.rnd",
 }

@@ -16,6 +16,7 @@ Prompts: Reward (correlation with B), Goal (B(g)), Motion, Prior.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, no_type_check
 
 import jax
@@ -29,7 +30,21 @@ from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
 from embodied.ranges import check_choice, check_ranges
-from embodied.types import Agent, Batch, Goal, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
+from embodied.types import (
+    TRANSITIONS,
+    Agent,
+    Batch,
+    Goal,
+    Motion,
+    Needs,
+    Obs,
+    Params,
+    Prior,
+    Prompt,
+    RandomKey,
+    Reward,
+    Spec,
+)
 
 RANGES = {
     "[1, inf)": ("z_dim", "encoder_dim", "encoder_hidden", "backward_hidden"),
@@ -72,15 +87,20 @@ class Config:
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
-        check_ranges("fb", self, RANGES)
-        check_choice("fb", "inputs", self.inputs, get_args(Inputs))
-        check_choice("fb", "matmul", self.matmul, get_args(MatmulType))
+        check("fb", self, RANGES)
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
         return dataclasses.replace(
             self, z_dim=8, encoder_dim=12, encoder_hidden=16, backward_hidden=16, hidden=16, lr_actor=1e-3, tau=0.01
         )
+
+
+def check(owner: str, config: Any, ranges: dict[str, Any]) -> None:
+    """Nothing; raises InputError for a field of a configuration of this kind that is out of its range."""
+    check_ranges(owner, config, ranges)
+    check_choice(owner, "inputs", config.inputs, get_args(Inputs))
+    check_choice(owner, "matmul", config.matmul, get_args(MatmulType))
 
 
 @no_type_check
@@ -93,19 +113,37 @@ class State:
     optimizer: PyTree
 
 
-LEARNED = ("encoder", "forward", "backward")
-
-
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are encoder (e), forward (F), backward (B) and actor."""
-    net = _networks(config, spec)
+    net, know = networks(config, spec), observation_inputs(config.inputs, spec, spec.trained_on)
+
+    def loss(params: Params, target: Params, batch: Batch, z: Array, measure: Array) -> Any:
+        x, next_x = know(batch.obs), know(batch.next_obs)
+        return world_loss(params, net, config, x, next_x, z, batch.action, measure, config.discount * batch.discount)
+
+    return build("fb", config, spec, loss)
+
+
+def build(
+    owner: str,
+    config: Config,
+    spec: Spec,
+    world_loss: Callable[[Params, Params, Batch, Array, Array], tuple[Array, dict[str, Array]]],
+    more: Mapping[str, Callable[[RandomKey], PyTree]] | None = None,
+    needs: Needs = TRANSITIONS,
+) -> Agent:
+    """The agent, `owner` in errors, whose e, F and B follow `world_loss` (params, target, batch, z, target measure).
+
+    `more` are the initialisers of groups of parameters that the loss has besides; they learn at the rate of B.
+    """
+    net, more = networks(config, spec), more or {}
     see = observation_inputs(config.inputs, spec, ("state",))
     know = observation_inputs(config.inputs, spec, spec.trained_on)
     shared = spec.trained_on == ("state",)  # e reads nothing that the actor may not read, so it serves both
-    optimizer = adam_by_group(
-        {"encoder": config.lr_forward, "forward": config.lr_forward, "backward": config.lr_backward}
-    )
-    actor_optimizer = optax.adam(config.lr_actor)
+    averaged = ("encoder", "forward", "backward")
+    learned = (*averaged, *more)
+    rates = {name: config.lr_forward if name in ("encoder", "forward") else config.lr_backward for name in learned}
+    optimizer, actor_optimizer = adam_by_group(rates), optax.adam(config.lr_actor)
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_encoder, key_forward, key_backward, key_actor = jax.random.split(key, 4)
@@ -118,8 +156,9 @@ def make(config: Config, spec: Spec) -> Agent:
             "backward": net["backward"].init(key_backward, x),
             "actor": net["actor"].init(key_actor, encoded if shared else see(batch.obs), z),
         }
-        opt_state = {"world": optimizer.init(pick(params, LEARNED)), "actor": actor_optimizer.init(params["actor"])}
-        return State(params, jax.tree.map(jnp.copy, pick(params, LEARNED)), opt_state)
+        params |= {name: one(jax.random.fold_in(key, i)) for i, (name, one) in enumerate(more.items())}
+        opt_state = {"world": optimizer.init(pick(params, learned)), "actor": actor_optimizer.init(params["actor"])}
+        return State(params, jax.tree.map(jnp.copy, pick(params, averaged)), opt_state)
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_z, key_target, key_actor = jax.random.split(key, 3)
@@ -127,20 +166,17 @@ def make(config: Config, spec: Spec) -> Agent:
         params, target = state.params, state.target
         goals = net["backward"].apply(params["backward"], next_x)
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
-        discount = config.discount * batch.discount
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
         mean = net["actor"].apply(params["actor"], next_encoded if shared else see(batch.next_obs), z)
         next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
         next_forward = net["forward"].apply(target["forward"], next_encoded, z, next_action)
         next_backward = net["backward"].apply(target["backward"], next_x)
-        measure = target_measure(next_forward, next_backward, config.pessimism)
+        measure = losses.target_measure(next_forward, next_backward, config.pessimism)
 
-        grad, metrics = jax.grad(world_loss, has_aux=True)(
-            pick(params, LEARNED), net, config, x, next_x, z, batch.action, measure, discount
-        )
-        delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, LEARNED))
-        world = optax.apply_updates(pick(params, LEARNED), delta)
+        grad, metrics = jax.grad(world_loss, has_aux=True)(pick(params, learned), target, batch, z, measure)
+        delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, learned))
+        world = optax.apply_updates(pick(params, learned), delta)
 
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
         seen = encoded if shared else see(batch.obs)
@@ -155,7 +191,9 @@ def make(config: Config, spec: Spec) -> Agent:
         delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
         new_params = world | {"actor": optax.apply_updates(params["actor"], delta)}
         new_state = State(
-            new_params, soft_update(target, world, config.tau), {"world": world_state, "actor": actor_state}
+            new_params,
+            soft_update(target, pick(world, averaged), config.tau),
+            {"world": world_state, "actor": actor_state},
         )
         metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
         return new_state, metrics
@@ -164,7 +202,7 @@ def make(config: Config, spec: Spec) -> Agent:
         return net["backward"].apply(params["backward"], know(obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
-        return prompts.answer_by_correlation("fb", functools.partial(features, params), config.z_dim, prompt, key)
+        return prompts.answer_by_correlation(owner, functools.partial(features, params), config.z_dim, prompt, key)
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
@@ -181,10 +219,11 @@ def make(config: Config, spec: Spec) -> Agent:
         heads = net["forward"].apply(params["forward"], x, z, action)
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, needs)
 
 
-def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
+def networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
+    """encoder (e), forward (F), backward (B) and actor."""
     dtype = config.matmul
     return {
         "encoder": nets.encoders.encoder(config.encoder_hidden, config.encoder_layers, config.encoder_dim, dtype=dtype),
@@ -192,15 +231,6 @@ def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
         "backward": nets.encoders.encoder(config.backward_hidden, config.backward_layers, config.z_dim, dtype=dtype),
         "actor": nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),
     }
-
-
-def target_measure(
-    forward: Float[Array, "K B D"], backward: Float[Array, "B D"], pessimism: float
-) -> Float[Array, "B B"]:
-    """The bootstrapped successor measure F_target B_target^T of all pairs, aggregated over heads, without gradient."""
-    if pessimism == 0.0:  # the mean of products is the product of the mean: one matmul instead of K
-        return jax.lax.stop_gradient(forward.mean(0) @ backward.T)
-    return jax.lax.stop_gradient(losses.aggregate(forward @ backward.T, pessimism))
 
 
 def world_loss(

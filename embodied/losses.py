@@ -53,6 +53,43 @@ def forward_backward_loss(
     return off_diagonal + on_diagonal, {"loss/fb_offdiag": off_diagonal, "loss/fb_diag": on_diagonal}
 
 
+def target_measure(
+    forward: Float[Array, "k n d"], backward: Float[Array, "n d"], pessimism: float
+) -> Float[Array, "n n"]:
+    """The bootstrapped successor measure F_target B_target^T of all pairs, aggregated over heads, without gradient."""
+    if pessimism == 0.0:  # the mean of products is the product of the mean: one matmul instead of K
+        return jax.lax.stop_gradient(forward.mean(0) @ backward.T)
+    return jax.lax.stop_gradient(aggregate(forward @ backward.T, pessimism))
+
+
+def density_ratio_loss(
+    forward: Float[Array, "k n d"],
+    backward: Float[Array, "n d"],
+    target_measure: Float[Array, "n n"],
+    discount: float,
+    going: Float[Array, " n"],
+    weight: Float[Array, " n"],
+) -> Float[Array, ""]:
+    """Least-squares importance fit of the normalised successor measure, summed over heads; row i counts weight_i.
+
+    D = F B^T - discount * going_i * target;  1/2 mean_{i != j} D_ij^2 - (1 - discount) mean_i F_i . B_i
+    """
+    rows = jnp.maximum(weight.sum(), 1.0)
+    product = forward @ backward.T
+    square = jnp.square(product - discount * (going[:, None] * target_measure)[None])
+    off_diagonal = square.sum(-1) - jnp.diagonal(square, axis1=1, axis2=2)
+    on_diagonal = jnp.diagonal(product, axis1=1, axis2=2)
+    each = 0.5 * off_diagonal / (backward.shape[0] - 1) - (1.0 - discount) * on_diagonal
+    return (each * weight[None]).sum() / rows
+
+
+def chain_loss(
+    prediction: Float[Array, "n h d"], target: Float[Array, "n h d"], inside: Float[Array, "n h"]
+) -> Float[Array, ""]:
+    """mean |prediction - target|^2 over the steps of all chains that are inside; summed over features."""
+    return (inside * jnp.square(prediction - target).sum(-1)).sum() / jnp.maximum(inside.sum(), 1.0)
+
+
 def latent_prediction_loss(prediction: Float[Array, "k n d"], target: Float[Array, "n d"]) -> Float[Array, ""]:
     """mean_{k,i} |prediction_ki - target_i|^2: summed over features, averaged over heads and batch (no 1/2)."""
     return jnp.square(prediction - target[None]).sum(-1).mean()

@@ -19,7 +19,8 @@ SYMMETRIC = Spec(obs={"state": (4,)}, action=2)
 SPEC = Spec(obs={"privileged": (5,), "state": (4,)}, action=2)
 ROWS = 16
 SUCCESSOR = ("laplacian", "hilp", "icvf", "byol", "byol_gamma")
-PROMPTABLE = ("td_jepa", "fb", *SUCCESSOR)
+FORWARD_BACKWARD = ("fb", "rldp")
+PROMPTABLE = ("td_jepa", "onestep_fb", *FORWARD_BACKWARD, *SUCCESSOR)
 
 
 class Case(NamedTuple):
@@ -91,7 +92,8 @@ def test_what_learns_beside_the_actor_depends_on_privileged_inputs_and_updates_a
     same = jax.tree.map(lambda a, b: bool((a == b).all()), after.params, again.params)
     assert all(jax.tree.leaves(same))
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, apart.params)
-    parts = {"td_jepa": ("psi",), "fb": ("encoder", "forward", "backward"), "td3": ("critic",), "rnd": ("critic",)}
+    parts = {"td_jepa": ("psi",), "onestep_fb": ("forward", "backward"), "td3": ("critic",), "rnd": ("critic",)}
+    parts |= dict.fromkeys(FORWARD_BACKWARD, ("encoder", "forward", "backward"))
     parts |= dict.fromkeys(SUCCESSOR, ("encoder", "successor", "features"))
     assert all(any(jax.tree.leaves(moved[part])) for part in parts[case.name])
 
@@ -99,9 +101,10 @@ def test_what_learns_beside_the_actor_depends_on_privileged_inputs_and_updates_a
 def test_networks_read_what_they_may(case):
     read = {
         "td_jepa": {"phi": 4, "psi": 9, "actor": 12},
-        "fb": {"encoder": 9, "backward": 9, "actor": 4},
+        "onestep_fb": {"forward": 9 + 2, "backward": 9, "actor": 4},
         "td3": {"actor": 4, "critic": 9 + 2},
         "rnd": {"actor": 4, "critic": 9 + 2},
+        **{method: {"encoder": 9, "backward": 9, "actor": 4} for method in FORWARD_BACKWARD},
         **{method: {"encoder": 9, "features": 9, "actor": 4} for method in SUCCESSOR},
     }[case.name]
     for part, width in read.items():
@@ -114,11 +117,12 @@ def test_without_privileged_observations_all_networks_read_the_state_and_actors_
     module = agents.module(name)
     agent = module.make(module.Config().tiny(), SYMMETRIC)
     state = jax.eval_shape(agent.init, jax.random.key(0), SYMMETRIC.example())
-    read = {"td_jepa": ("phi", "psi"), "fb": ("encoder", "backward"), "td3": ("actor",), "rnd": ("actor",)}
+    read = {"td_jepa": ("phi", "psi"), "onestep_fb": ("backward", "actor"), "td3": ("actor",), "rnd": ("actor",)}
+    read |= dict.fromkeys(FORWARD_BACKWARD, ("encoder", "backward"))
     read |= dict.fromkeys(SUCCESSOR, ("encoder", "features"))
     assert all(4 in inputs(state.params[part]) for part in read[name])
     assert not {5, 9, 11} & inputs(state.params)
-    if name in ("fb", *SUCCESSOR):
+    if name in (*FORWARD_BACKWARD, *SUCCESSOR):
         width = module.Config().tiny().encoder_dim
         assert width in inputs(state.params["actor"])  # e(s), not the state
         assert 4 not in inputs(state.params["actor"])

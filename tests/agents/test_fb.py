@@ -133,10 +133,10 @@ def test_target_measure_is_the_mean_or_the_minimum_of_the_heads_without_gradient
     rng = np.random.default_rng(0)
     forward, backward = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 5, 3), (5, 3)))
     both = np.asarray(forward @ backward.T)
-    np.testing.assert_allclose(fb.target_measure(forward, backward, 0.0), both.mean(0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(fb.target_measure(forward, backward, 0.5), both.min(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses.target_measure(forward, backward, 0.0), both.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses.target_measure(forward, backward, 0.5), both.min(0), rtol=1e-4, atol=1e-5)
     for pessimism in (0.0, 0.5):
-        gradient = jax.grad(lambda f, b, p=pessimism: fb.target_measure(f, b, p).sum(), (0, 1))(forward, backward)
+        gradient = jax.grad(lambda f, b, p=pessimism: losses.target_measure(f, b, p).sum(), (0, 1))(forward, backward)
         assert not any(np.any(leaf) for leaf in gradient)
 
 
