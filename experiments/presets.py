@@ -3,13 +3,25 @@
 import dataclasses
 from typing import Any, Generic, TypeVar
 
-from agents import fb, rnd, td3, td_jepa
+from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
 from embodied.train import TrainConfig
 from embodied.types import InputError
 from envs.randomise import LEVELS
 
-AgentConfig = TypeVar("AgentConfig", td_jepa.Config, fb.Config, td3.Config)
+AgentConfig = TypeVar(
+    "AgentConfig",
+    td_jepa.Config,
+    fb.Config,
+    laplacian.Config,
+    hilp.Config,
+    icvf.Config,
+    byol.Config,
+    byol_gamma.Config,
+    rldp.Config,
+    onestep_fb.Config,
+    td3.Config,
+)
 
 
 EXPLORERS = ("noise", "rnd", "play", "noisy")
@@ -189,6 +201,40 @@ PRESETS |= {
     "point_maze-td_jepa": Experiment("point_maze", td_jepa.Config(discount=0.99, lr_actor=1e-6), _PUBLISHED_TRAIN),
     "point_maze-fb": Experiment("point_maze", fb.Config(discount=0.99, lr_actor=1e-6), _PUBLISHED_TRAIN),
 }
+# What TD-JEPA is compared with, beside forward-backward; small ones in the sizes and rates of the small presets above.
+_PUBLISHED = {
+    "laplacian": laplacian.Config(),
+    "hilp": hilp.Config(),
+    "icvf": icvf.Config(),
+    "byol": byol.Config(),
+    "byol_gamma": byol_gamma.Config(),
+    "rldp": rldp.Config(),
+    "onestep_fb": onestep_fb.Config(),
+}
+_SUCCESSOR_RATES = {"lr_features": 2e-4, "lr_successor": 5e-4}
+_FORWARD_RATES = {"lr_forward": 5e-4, "lr_backward": 2e-4}
+_SIZES = {"tau": 0.01, "lr_actor": 3e-4, "hidden": 256, "actor_pessimism": 0.5, "inputs": "standardized"}
+_MAZE_SUCCESSOR = {"feature_hidden": 128, "lr_features": 5e-4, "lr_successor": 1e-3}
+_MAZE_FORWARD = {"backward_hidden": 128, "lr_forward": 1e-3, "lr_backward": 5e-4}
+_MAZE_SIZES = {"tau": 0.01, "lr_actor": 5e-4, "hidden": 128, "discount": 0.97, "inputs": "standardized"}
+for _name, _config in _PUBLISHED.items():
+    _forward = _name in ("rldp", "onestep_fb")
+    # The encoder of ICVF is as wide as its latent; one-step forward-backward has none.
+    _wide = {} if _name in ("icvf", "onestep_fb") else {"encoder_dim": 128}
+    _small: Any = dataclasses.replace(_config, **_SIZES, **(_FORWARD_RATES if _forward else _SUCCESSOR_RATES), **_wide)
+    _maze: Any = dataclasses.replace(
+        _config, **_MAZE_SIZES, **(_MAZE_FORWARD if _forward else _MAZE_SUCCESSOR), **{name: 64 for name in _wide}
+    )
+    _long: Any = dataclasses.replace(_config, discount=0.99, lr_actor=1e-6)
+    PRESETS |= {
+        f"point_maze-{_name}-small": Experiment("point_maze", _maze, TrainConfig(updates=18_000, batch_size=256)),
+        f"point_maze-{_name}": Experiment("point_maze", _long, _PUBLISHED_TRAIN),
+    }
+    for _world in ("walker", "cheetah", "quadruped"):
+        PRESETS |= {
+            f"{_world}-{_name}-small": Experiment(_world, _small, _SMALL_TRAIN, _SMALL_HOLD, _ONLINE),
+            f"{_world}-{_name}": Experiment(_world, _config, _PUBLISHED_TRAIN),
+        }
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),

@@ -84,12 +84,11 @@ def test_backward_map_learns_by_prediction_alone_and_forward_map_by_the_measure_
     def nonzero(tree):
         return {name for name, group in tree.items() if any(np.any(leaf) for leaf in jax.tree.leaves(group))}
 
-    names = ("loss/fb", "loss/prediction", "loss/orth_backward")
+    names = ("loss/fb", "loss/prediction")
     some = lambda *groups: {name: metrics(*groups, random_batch(SPEC, 6))[name] for name in names}  # noqa: E731
     jacobian = quick_jit(jax.jacrev(some, argnums=(0, 1)))(state.params, state.target)
     assert nonzero(jacobian["loss/fb"][0]) == {"encoder", "forward"}
     assert nonzero(jacobian["loss/prediction"][0]) == {"backward", "predictor"}
-    assert nonzero(jacobian["loss/orth_backward"][0]) == {"backward"}
     assert not any(nonzero(jacobian[name][1]) for name in names)
 
 
