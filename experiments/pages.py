@@ -1,9 +1,11 @@
 """Pages that are made from the code: `python -m experiments.pages` writes docs/agents.md anew."""
 
 import ast
+import dataclasses
+import inspect
 from pathlib import Path
 
-from agents import AGENTS
+import agents
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "agents.md"
@@ -16,7 +18,7 @@ Change a value of a run with `--agent.FIELD VALUE`; how to add a row is told in 
 
 def agents_page() -> str:
     """The text of docs/agents.md: one section per registered agent."""
-    return "\n".join([HEAD, *(_section(name, module) for name, module in AGENTS.items())])
+    return "\n".join([HEAD, *(_section(name, module) for name, module in agents.AGENTS.items())])
 
 
 def write() -> None:
@@ -26,24 +28,26 @@ def write() -> None:
 
 def _section(name: str, module: str) -> str:
     path = f"{module.replace('.', '/')}.py"
-    source = (ROOT / path).read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    rows = [f"| `{field}` | `{default}` | {comment} |" for field, default, comment in _fields(source, tree)]
-    docstring = (ast.get_docstring(tree) or "").strip()
+    found: dict[str, tuple[str, str]] = {}
+    for one in reversed([one for one in agents.module(name).Config.__mro__ if dataclasses.is_dataclass(one)]):
+        found |= _fields(inspect.getsource(one))  # a field that is declared again keeps its place
+    rows = [f"| `{field}` | `{default}` | {comment} |" for field, (default, comment) in found.items()]
+    docstring = (ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or "").strip()
     table = ["| field | default | meaning |", "|---|---|---|", *rows]
     return "\n".join([f"## {name}", "", f"`{path}`", "", "```text", docstring, "```", "", *table, ""])
 
 
-def _fields(source: str, tree: ast.Module) -> list[tuple[str, str, str]]:
-    """(name, default, comment) of every field of `Config`, as they stand in the source."""
+def _fields(source: str) -> dict[str, tuple[str, str]]:
+    """name -> (default, comment) of every field that the source of a `Config` declares, as it stands there."""
     lines = source.splitlines()
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
-    found = []
+    config = ast.parse(source).body[0]
+    assert isinstance(config, ast.ClassDef)
+    found = {}
     for node in config.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
             comment = lines[node.value.end_lineno - 1][node.value.end_col_offset :].partition("#")[2].strip()
             default = ast.get_source_segment(source, node.value) or ""
-            found.append((node.target.id, default, comment.replace("|", "\\|")))
+            found[node.target.id] = (default, comment.replace("|", "\\|"))
     return found
 
 
