@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import fb, td_jepa
+from agents import fb, laplacian, td_jepa
 from embodied.types import Goal, Reward
 from tests.agents.chains import (
     everywhere,
@@ -30,6 +30,10 @@ CHAIN_AGENTS = {
     "td_jepa": td_jepa.make(
         dataclasses.replace(td_jepa.Config().tiny(), lr_phi=1e-3, lr_psi=1e-3, lr_predictor=3e-3, c_psi=1.0, **FAST),
         LINE.spec,
+    ),
+    # For all agents on the trunk of successor features.
+    "laplacian": laplacian.make(
+        dataclasses.replace(laplacian.Config().tiny(), lr_features=1e-3, lr_successor=3e-3, **FAST), LINE.spec
     ),
 }
 
