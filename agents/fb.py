@@ -25,7 +25,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from embodied import losses, nets, prompts
+from embodied import actor, losses, nets, prompts
+from embodied.actor import Imitation
 from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
@@ -83,6 +84,7 @@ class Config:
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration and target actions
     noise_clip: float = 0.3  # largest noise on an action
+    imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
@@ -92,7 +94,15 @@ class Config:
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
         return dataclasses.replace(
-            self, z_dim=8, encoder_dim=12, encoder_hidden=16, backward_hidden=16, hidden=16, lr_actor=1e-3, tau=0.01
+            self,
+            z_dim=8,
+            encoder_dim=12,
+            encoder_hidden=16,
+            backward_hidden=16,
+            hidden=16,
+            lr_actor=1e-3,
+            tau=0.01,
+            imitation=self.imitation.tiny(),
         )
 
 
@@ -115,7 +125,7 @@ class State:
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are encoder (e), forward (F), backward (B) and actor."""
-    net, know = networks(config, spec), observation_inputs(config.inputs, spec, spec.trained_on)
+    net, know = networks(config), observation_inputs(config.inputs, spec, spec.trained_on)
 
     def loss(params: Params, target: Params, batch: Batch, z: Array, measure: Array) -> Any:
         x, next_x = know(batch.obs), know(batch.next_obs)
@@ -136,14 +146,16 @@ def build(
 
     `more` are the initialisers of groups of parameters that the loss has besides; they learn at the rate of B.
     """
-    net, more = networks(config, spec), more or {}
+    net, more = networks(config), more or {}
+    pi = actor.make(config, config.layers, spec.action)
     see = observation_inputs(config.inputs, spec, ("state",))
     know = observation_inputs(config.inputs, spec, spec.trained_on)
-    shared = spec.trained_on == ("state",)  # e reads nothing that the actor may not read, so it serves both
+    # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
+    shared = spec.trained_on == ("state",) and not config.imitation.weight
     averaged = ("encoder", "forward", "backward")
     learned = (*averaged, *more)
     rates = {name: config.lr_forward if name in ("encoder", "forward") else config.lr_backward for name in learned}
-    optimizer, actor_optimizer = adam_by_group(rates), optax.adam(config.lr_actor)
+    optimizer = adam_by_group(rates)
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_encoder, key_forward, key_backward, key_actor = jax.random.split(key, 4)
@@ -154,10 +166,13 @@ def build(
             "encoder": net["encoder"].init(key_encoder, x),
             "forward": net["forward"].init(key_forward, encoded, z, batch.action),
             "backward": net["backward"].init(key_backward, x),
-            "actor": net["actor"].init(key_actor, encoded if shared else see(batch.obs), z),
         }
+        params |= pi.init(key_actor, encoded if shared else see(batch.obs), z, batch.action)
         params |= {name: one(jax.random.fold_in(key, i)) for i, (name, one) in enumerate(more.items())}
-        opt_state = {"world": optimizer.init(pick(params, learned)), "actor": actor_optimizer.init(params["actor"])}
+        opt_state = {
+            "world": optimizer.init(pick(params, learned)),
+            "actor": pi.optimizer.init(pick(params, pi.groups)),
+        }
         return State(params, jax.tree.map(jnp.copy, pick(params, averaged)), opt_state)
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
@@ -168,8 +183,7 @@ def build(
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        mean = net["actor"].apply(params["actor"], next_encoded if shared else see(batch.next_obs), z)
-        next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
+        next_action = pi.act(params, next_encoded if shared else see(batch.next_obs), z, key_target)
         next_forward = net["forward"].apply(target["forward"], next_encoded, z, next_action)
         next_backward = net["backward"].apply(target["backward"], next_x)
         measure = losses.target_measure(next_forward, next_backward, config.pessimism)
@@ -181,21 +195,17 @@ def build(
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
         seen = encoded if shared else see(batch.obs)
 
-        def actor_loss(actor_params: PyTree) -> tuple[Array, dict[str, Array]]:
-            mean = net["actor"].apply(actor_params, seen, z)
-            successors = lambda action: net["forward"].apply(world["forward"], encoded, z, action)  # noqa: E731
-            noise = (config.noise, config.noise_clip)
-            return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
-
-        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(params["actor"])
-        delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
-        new_params = world | {"actor": optax.apply_updates(params["actor"], delta)}
+        successors = lambda action: net["forward"].apply(world["forward"], encoded, z, action)  # noqa: E731
+        acting, actor_state, actor_metrics = pi.step(
+            params, state.optimizer["actor"], seen, z, batch.action, successors, key_actor
+        )
+        new_params = world | acting
         new_state = State(
             new_params,
             soft_update(target, pick(world, averaged), config.tau),
             {"world": world_state, "actor": actor_state},
         )
-        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
+        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad)}
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:
@@ -207,29 +217,27 @@ def build(
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        mean = net["actor"].apply(params["actor"], net["encoder"].apply(params["encoder"], x) if shared else x, z)
-        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+        seen = net["encoder"].apply(params["encoder"], x) if shared else x
+        return pi.act(params, seen, z, key), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density against the data, so the return is F . E[r B], with r uncentred.
         weights = (prompt.reward[:, None] * features(params, prompt.obs)).mean(0)
         x = net["encoder"].apply(params["encoder"], know(obs))
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        action = net["actor"].apply(params["actor"], x if shared else see(obs), z)
-        heads = net["forward"].apply(params["forward"], x, z, action)
+        heads = net["forward"].apply(params["forward"], x, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, needs)
 
 
-def networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
-    """encoder (e), forward (F), backward (B) and actor."""
+def networks(config: Config) -> dict[str, nets.encoders.Net]:
+    """encoder (e), forward (F) and backward (B)."""
     dtype = config.matmul
     return {
         "encoder": nets.encoders.encoder(config.encoder_hidden, config.encoder_layers, config.encoder_dim, dtype=dtype),
         "forward": nets.encoders.forward_map(config.hidden, config.layers, config.z_dim, dtype=dtype),
         "backward": nets.encoders.encoder(config.backward_hidden, config.backward_layers, config.z_dim, dtype=dtype),
-        "actor": nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),
     }
 
 

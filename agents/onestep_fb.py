@@ -9,7 +9,7 @@ Neither F nor B depends on z, so nothing that is learned here waits for the acto
 has no next action and no row in the loss, unless the world ended with it.
 Paper: Zheng et al. 2026, arXiv 2602.11399. Differences from the paper: B reads the next state where the paper's reads a
 state and its action, because prompts bring no actions (for rewards on states the values are the same); F has two
-heads, LayerNorm after its first layer, and ReLU; no term keeps the actor to the data's actions; rewards are centred.
+heads, LayerNorm after its first layer, and ReLU; what may hold the actor to the data is a flow; rewards are centred.
 Where a world offers "privileged" observations, F and B read [state, privileged], and the actor the state alone.
 Prompts: Reward (correlation with B), Goal (B(g)), Motion, Prior.
 """
@@ -24,7 +24,8 @@ import optax
 from jaxtyping import Array
 
 from agents import fb
-from embodied import losses, nets, prompts
+from embodied import actor, losses, nets, prompts
+from embodied.actor import Imitation
 from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
@@ -65,6 +66,7 @@ class Config:
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration actions
     noise_clip: float = 0.3  # largest noise on an action
+    imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
@@ -74,7 +76,15 @@ class Config:
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
         return dataclasses.replace(
-            self, z_dim=8, backward_hidden=16, backward_layers=2, hidden=16, layers=2, lr_actor=1e-3, tau=0.01
+            self,
+            z_dim=8,
+            backward_hidden=16,
+            backward_layers=2,
+            hidden=16,
+            layers=2,
+            lr_actor=1e-3,
+            tau=0.01,
+            imitation=self.imitation.tiny(),
         )
 
 
@@ -83,11 +93,11 @@ LEARNED = ("forward", "backward")
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are forward (F), backward (B) and actor."""
-    net = _networks(config, spec)
+    net = _networks(config)
     see = observation_inputs(config.inputs, spec, ("state",))
     know = observation_inputs(config.inputs, spec, spec.trained_on)
     optimizer = adam_by_group({"forward": config.lr_forward, "backward": config.lr_backward})
-    actor_optimizer = optax.adam(config.lr_actor)
+    pi = actor.make(config, config.actor_layers, spec.action)
 
     def forward_of(params: Params, x: Array, action: Array) -> Array:
         return net["forward"].apply(params["forward"], jnp.concatenate([x, action], -1))
@@ -98,9 +108,12 @@ def make(config: Config, spec: Spec) -> Agent:
         params = {
             "forward": net["forward"].init(key_forward, jnp.concatenate([x, batch.action], -1)),
             "backward": net["backward"].init(key_backward, x),
-            "actor": net["actor"].init(key_actor, see(batch.obs), jnp.zeros((x.shape[0], config.z_dim))),
         }
-        opt_state = {"world": optimizer.init(pick(params, LEARNED)), "actor": actor_optimizer.init(params["actor"])}
+        params |= pi.init(key_actor, see(batch.obs), jnp.zeros((x.shape[0], config.z_dim)), batch.action)
+        opt_state = {
+            "world": optimizer.init(pick(params, LEARNED)),
+            "actor": pi.optimizer.init(pick(params, pi.groups)),
+        }
         return fb.State(params, jax.tree.map(jnp.copy, pick(params, LEARNED)), opt_state)
 
     def world_loss(params: Params, target: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
@@ -128,18 +141,13 @@ def make(config: Config, spec: Spec) -> Agent:
         delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, LEARNED))
         world = optax.apply_updates(pick(params, LEARNED), delta)
 
-        def actor_loss(actor_params: Params) -> tuple[Array, dict[str, Array]]:
-            mean = net["actor"].apply(actor_params, see(batch.obs), z)
-            successors = lambda action: forward_of(world, know(batch.obs), action)  # noqa: E731
-            noise = (config.noise, config.noise_clip)
-            return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
-
-        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(params["actor"])
-        delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
-        new_params = world | {"actor": optax.apply_updates(params["actor"], delta)}
+        successors = lambda action: forward_of(world, know(batch.obs), action)  # noqa: E731
+        acting, actor_state, actor_metrics = pi.step(
+            params, state.optimizer["actor"], see(batch.obs), z, batch.action, successors, key_actor
+        )
         opt_state = {"world": world_state, "actor": actor_state}
-        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
-        return fb.State(new_params, soft_update(target, world, config.tau), opt_state), metrics
+        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad)}
+        return fb.State(world | acting, soft_update(target, world, config.tau), opt_state), metrics
 
     def features(params: Params, obs: Obs) -> Array:
         return net["backward"].apply(params["backward"], know(obs))
@@ -150,8 +158,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
-        mean = net["actor"].apply(params["actor"], x, jnp.broadcast_to(z, (x.shape[0], config.z_dim)))
-        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+        return pi.act(params, x, jnp.broadcast_to(z, (x.shape[0], config.z_dim)), key), carry
 
     def value(params: Params, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density of probability against the data, so E[r B] gives the mean reward; r is not centred.
@@ -163,10 +170,9 @@ def make(config: Config, spec: Spec) -> Agent:
     return Agent(init, update, prompt, lambda count: (), act, kinds, value, Needs(chain=2))
 
 
-def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
+def _networks(config: Config) -> dict[str, nets.encoders.Net]:
     dtype, encoder = config.matmul, nets.encoders.encoder
     return {
         "forward": encoder(config.hidden, config.layers, config.z_dim, on_sphere=False, members=2, dtype=dtype),
         "backward": encoder(config.backward_hidden, config.backward_layers, config.z_dim, dtype=dtype),
-        "actor": nets.encoders.actor(config.hidden, config.actor_layers, spec.action, dtype=dtype),
     }

@@ -39,7 +39,7 @@ class Config(fb.Config):
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are those of forward-backward, and predictor (P)."""
-    net, know = fb.networks(config, spec), observation_inputs(config.inputs, spec, spec.trained_on)
+    net, know = fb.networks(config), observation_inputs(config.inputs, spec, spec.trained_on)
     predictor = nets.encoders.dynamics(config.hidden, config.layers, config.z_dim, members=0, dtype=config.matmul)
 
     def init(key: RandomKey) -> Params:

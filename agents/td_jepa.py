@@ -29,7 +29,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from embodied import losses, nets, prompts
+from embodied import actor, losses, nets, prompts
+from embodied.actor import Imitation
 from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
@@ -77,6 +78,7 @@ class Config:
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration and target actions
     noise_clip: float = 0.3  # largest noise on an action
+    imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
@@ -93,7 +95,15 @@ class Config:
         """The same algorithm small enough for tests."""
         phi_dim = 8 if self.symmetric else 12
         return dataclasses.replace(
-            self, z_dim=8, phi_dim=phi_dim, phi_hidden=16, psi_hidden=16, hidden=16, lr_actor=1e-3, tau=0.01
+            self,
+            z_dim=8,
+            phi_dim=phi_dim,
+            phi_hidden=16,
+            psi_hidden=16,
+            hidden=16,
+            lr_actor=1e-3,
+            tau=0.01,
+            imitation=self.imitation.tiny(),
         )
 
 
@@ -114,7 +124,7 @@ def make(config: Config, spec: Spec) -> Agent:
             'td_jepa: symmetric must be False for a world with "privileged" observations: the actor reads the only '
             "encoder and must not see them, got True"
         )
-    net = _networks(config, spec)
+    net = _networks(config)
     see = observation_inputs(config.inputs, spec, ("state",))
     know = observation_inputs(config.inputs, spec, spec.trained_on)
     encoders = ("phi",) if config.symmetric else ("phi", "psi")
@@ -122,7 +132,8 @@ def make(config: Config, spec: Spec) -> Agent:
     learned = encoders + predictors
     rates = {"phi": config.lr_phi, "psi": config.lr_psi}
     optimizer = adam_by_group({name: rates.get(name, config.lr_predictor) for name in learned})
-    actor_optimizer = optax.adam(config.lr_actor)
+    pi = actor.make(config, config.layers, spec.action)
+    held = config.imitation.weight > 0  # then the actor reads the state itself
     task = "phi" if config.symmetric else "psi"  # the encoder whose successor features are values
 
     def init(key: RandomKey, batch: Batch) -> State:
@@ -135,10 +146,13 @@ def make(config: Config, spec: Spec) -> Agent:
             "psi": (know(batch.obs),),
             "predict_psi": (phi, z, batch.action),
             "predict_phi": (z, z, batch.action),
-            "actor": (phi, z),
         }
-        params = {name: net[name].init(keys[name], *inputs[name]) for name in (*learned, "actor")}
-        opt_state = {"world": optimizer.init(pick(params, learned)), "actor": actor_optimizer.init(params["actor"])}
+        params = {name: net[name].init(keys[name], *inputs[name]) for name in learned}
+        params |= pi.init(keys["actor"], x if held else phi, z, batch.action)
+        opt_state = {
+            "world": optimizer.init(pick(params, learned)),
+            "actor": pi.optimizer.init(pick(params, pi.groups)),
+        }
         target = jax.tree.map(jnp.copy, pick(params, learned))
         return State(params | {"covariance": jnp.eye(config.z_dim)}, target, opt_state)
 
@@ -155,8 +169,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
         next_phi = net["phi"].apply(target["phi"], next_x)
         next_psi = net[task].apply(target[task], next_known)
-        mean = net["actor"].apply(params["actor"], next_phi, z)
-        next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
+        next_action = pi.act(params, next_x if held else next_phi, z, key_target)
         heads = net["predict_psi"].apply(target["predict_psi"], next_phi, z, next_action)
         targets = {"predict_psi": losses.successor_target(next_psi, heads, discount, config.pessimism)}
         if not config.symmetric:
@@ -171,23 +184,16 @@ def make(config: Config, spec: Spec) -> Agent:
 
         phi = jax.lax.stop_gradient(net["phi"].apply(world["phi"], x))
 
-        def actor_loss(actor_params: PyTree) -> tuple[Array, dict[str, Array]]:
-            mean = net["actor"].apply(actor_params, phi, z)
-            successors = lambda action: net["predict_psi"].apply(world["predict_psi"], phi, z, action)  # noqa: E731
-            noise = (config.noise, config.noise_clip)
-            return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
-
-        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(params["actor"])
-        delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
+        successors = lambda action: net["predict_psi"].apply(world["predict_psi"], phi, z, action)  # noqa: E731
+        acting, actor_state, actor_metrics = pi.step(
+            params, state.optimizer["actor"], x if held else phi, z, batch.action, successors, key_actor
+        )
         covariance = 0.995 * params["covariance"] + 0.005 * (psi.T @ psi) / psi.shape[0]
-        new_params = world | {
-            "actor": optax.apply_updates(params["actor"], delta),
-            "covariance": jax.lax.stop_gradient(covariance),
-        }
+        new_params = world | acting | {"covariance": jax.lax.stop_gradient(covariance)}
         new_state = State(
             new_params, soft_update(target, world, config.tau), {"world": world_state, "actor": actor_state}
         )
-        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
+        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad)}
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:
@@ -200,20 +206,19 @@ def make(config: Config, spec: Spec) -> Agent:
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        mean = net["actor"].apply(params["actor"], net["phi"].apply(params["phi"], x), z)
-        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+        return pi.act(params, x if held else net["phi"].apply(params["phi"], x), z, key), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
         phi = net["phi"].apply(params["phi"], see(obs))
         z = jnp.broadcast_to(z, (phi.shape[0], config.z_dim))
-        heads = net["predict_psi"].apply(params["predict_psi"], phi, z, net["actor"].apply(params["actor"], phi, z))
+        heads = net["predict_psi"].apply(params["predict_psi"], phi, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
 
 
-def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
+def _networks(config: Config) -> dict[str, nets.encoders.Net]:
     dtype = config.matmul
     phi_layers = config.psi_layers if config.symmetric else config.phi_layers
     phi_hidden = config.psi_hidden if config.symmetric else config.phi_hidden
@@ -222,7 +227,6 @@ def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:
         "psi": nets.encoders.encoder(config.psi_hidden, config.psi_layers, config.z_dim, dtype=dtype),
         "predict_psi": nets.encoders.forward_map(config.hidden, config.layers, config.z_dim, dtype=dtype),
         "predict_phi": nets.encoders.forward_map(config.hidden, config.layers, config.phi_dim, dtype=dtype),
-        "actor": nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),
     }
 
 

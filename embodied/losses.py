@@ -161,6 +161,29 @@ def latent_policy_loss(
     return -value, {"actor/value": value, "actor/saturation": (jnp.abs(mean) > 0.95).mean()}
 
 
+def flow_loss(
+    velocity: Callable[[Float[Array, "n a"], Float[Array, "n 1"]], Float[Array, "n a"]],
+    noise: Float[Array, "n a"],
+    data: Float[Array, "n a"],
+    key: Key[Array, ""],
+) -> Float[Array, ""]:
+    """mean (v((1 - t) noise + t data, t) - (data - noise))^2, t uniform in [0, 1] (Lipman et al., arXiv 2210.02747)."""
+    time = jax.random.uniform(key, (len(data), 1))
+    return jnp.square(velocity((1 - time) * noise + time * data, time) - (data - noise)).mean()
+
+
+def follow_flow(
+    velocity: Callable[[Float[Array, "n a"], Float[Array, "n 1"]], Float[Array, "n a"]],
+    noise: Float[Array, "n a"],
+    steps: int,
+) -> Float[Array, "n a"]:
+    """Where Euler steps of 1 / steps lead from noise at time 0 to time 1, clipped to [-1, 1]."""
+    x = noise
+    for i in range(steps):
+        x = x + velocity(x, jnp.full((len(x), 1), i / steps)) / steps
+    return jnp.clip(x, -1.0, 1.0)
+
+
 def sample_latents(
     key: Key[Array, ""],
     goals: Float[Array, "n d"],

@@ -65,18 +65,8 @@ class Policy:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Content hash of all but the buffer, for provenance."""
-        described = {
-            "agent": self.agent_name,
-            "config": dataclasses.asdict(self.config),
-            "spec": dataclasses.asdict(self.spec),
-            "world": self.world,
-            "options": dict(self.options),
-            "params_sha256": self.params_sha256,
-        }
-        # 1 and 1.0 are one number: which of them a file says is up to who wrote it.
-        canonical = json.loads(json.dumps(described), parse_int=float)
-        return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+        """Content hash of all but the buffer, for provenance; of a loaded policy, as it was when it was saved."""
+        return _identity(self._head(), dataclasses.asdict(self.spec))
 
     def prompt(self, prompt: Prompt, seed: int = 0) -> "Prompted":
         """The policy with a latent. Raises InputError for a prompt of the wrong shape or of a kind not taken."""
@@ -98,17 +88,10 @@ class Policy:
         temporary = directory.with_name(directory.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        head = _Head(
-            FORMAT,
-            self.agent_name,
-            dataclasses.asdict(self.config),
-            self.world,
-            dict(self.options),
-            self.params_sha256,
-            self.sha256,
-        )
+        head, spec = self._head(), dataclasses.asdict(self.spec)
+        head = dataclasses.replace(head, sha256=_identity(head, spec))
         write_json(temporary / "config.json", dataclasses.asdict(head))
-        write_json(temporary / "spec.json", dataclasses.asdict(self.spec))
+        write_json(temporary / "spec.json", spec)
         np.savez(temporary / "params.npz", **_flatten(self.params))
         np.savez_compressed(
             temporary / "buffer.npz",
@@ -121,6 +104,10 @@ class Policy:
             directory.replace(_aside(directory))
         temporary.replace(directory)
         shutil.rmtree(_aside(directory), ignore_errors=True)
+
+    def _head(self) -> "_Head":
+        config, options = dataclasses.asdict(self.config), dict(self.options)
+        return _Head(FORMAT, self.agent_name, config, self.world, options, self.params_sha256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +143,20 @@ class _Head:
     sha256: str = ""  # folders written before there was one have none
 
 
+def _identity(head: _Head, spec: Mapping[str, Any]) -> str:
+    described = {
+        "agent": head.agent,
+        "config": head.config,
+        "spec": spec,
+        "world": head.world,
+        "options": head.options,
+        "params_sha256": head.params_sha256,
+    }
+    # 1 and 1.0 are one number: which of them a file says is up to who wrote it.
+    canonical = json.loads(json.dumps(described), parse_int=float)
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+
+
 def load(directory: str | Path) -> Policy:
     """The policy in a folder, or in `policy` of a run's. Raises InputError naming the missing or damaged file."""
     directory = _folder(Path(directory))
@@ -166,7 +167,8 @@ def load(directory: str | Path) -> Policy:
         raise InputError(f"{path}: format {raw['format']} is not {FORMAT}, the one read here")
     head = from_json(_Head, raw, f"{path}")
     config = from_json(_agents().module(head.agent).Config, head.config, f"{path}", "config.")
-    spec = from_json(Spec, read_json(directory / "spec.json", FOLDER), f"{directory / 'spec.json'}")
+    raw_spec = read_json(directory / "spec.json", FOLDER)
+    spec = from_json(Spec, raw_spec, f"{directory / 'spec.json'}")
     arrays = read_npz(directory / "params.npz", FOLDER)
     params = _unflatten({name: jnp.asarray(leaf) for name, leaf in arrays.items()})
     stored = read_npz(directory / "buffer.npz", FOLDER)
@@ -176,8 +178,12 @@ def load(directory: str | Path) -> Policy:
     policy = Policy(head.agent, config, spec, head.world, head.options, params, Buffer(obs, stored["physics"]))
     if policy.params_sha256 != head.params_sha256:
         raise InputError(f"{directory / 'params.npz'}: content does not match its checksum in config.json")
-    if head.sha256 not in ("", policy.sha256):
+    # What the files say, not what is made of them: a field that a configuration got since has its default here and no
+    # part in the hash, so that older policies and the prompts made for them go on.
+    identity = _identity(head, raw_spec)
+    if head.sha256 not in ("", identity):
         raise InputError(f"{directory}: config.json or spec.json was changed, the policy does not match its checksum")
+    policy.__dict__["sha256"] = identity  # where `cached_property` keeps it
     return policy
 
 

@@ -23,7 +23,8 @@ import optax
 from flax import struct
 from jaxtyping import Array, PyTree
 
-from embodied import losses, prompts
+from embodied import actor, losses, prompts
+from embodied.actor import Imitation
 from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets import encoders
 from embodied.nets.mlp import MatmulType
@@ -81,13 +82,22 @@ class Config:
     actor_pessimism: float = 0.0  # the same for the actor
     noise: float = 0.2  # standard deviation of exploration and target actions
     noise_clip: float = 0.3  # largest noise on an action
+    imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
         return dataclasses.replace(
-            self, z_dim=8, encoder_dim=12, encoder_hidden=16, feature_hidden=16, hidden=16, lr_actor=1e-3, tau=0.01
+            self,
+            z_dim=8,
+            encoder_dim=12,
+            encoder_hidden=16,
+            feature_hidden=16,
+            hidden=16,
+            lr_actor=1e-3,
+            tau=0.01,
+            imitation=self.imitation.tiny(),
         )
 
 
@@ -134,14 +144,16 @@ def feature_net(config: Config, on_sphere: bool = True, members: int = 0) -> enc
 
 def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     """The agent of a method, `owner` in errors; its groups of parameters: encoder, successor, actor, the method's."""
-    net = _networks(config, spec)
+    net = _networks(config)
     see = observation_inputs(config.inputs, spec, ("state",))
     know = knowing(config, spec)
-    shared = spec.trained_on == ("state",)  # e reads nothing that the actor may not read, so it serves both
+    pi = actor.make(config, config.layers, spec.action)
+    # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
+    shared = spec.trained_on == ("state",) and not config.imitation.weight
     learned = tuple(dict.fromkeys(("encoder", "successor", *method.groups)))
     averaged = tuple(dict.fromkeys(("encoder", "successor", *method.averaged)))
     rates = {name: config.lr_features if name in method.groups else config.lr_successor for name in learned}
-    optimizer, actor_optimizer = adam_by_group(rates), optax.adam(config.lr_actor)
+    optimizer = adam_by_group(rates)
 
     def embed(params: Params, x: Array) -> Array:
         features = method.embed(params, x)
@@ -154,12 +166,15 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         params = {
             "encoder": net["encoder"].init(key_encoder, x),
             "successor": net["successor"].init(key_successor, encoded, z, batch.action),
-            "actor": net["actor"].init(key_actor, encoded if shared else see(batch.obs), z),
             "covariance": jnp.eye(config.z_dim),
         }
+        params |= pi.init(key_actor, encoded if shared else see(batch.obs), z, batch.action)
         params |= {"mean": jnp.zeros(config.z_dim)} if method.centred else {}
         params |= method.init(key_method, batch)
-        opt_state = {"world": optimizer.init(pick(params, learned)), "actor": actor_optimizer.init(params["actor"])}
+        opt_state = {
+            "world": optimizer.init(pick(params, learned)),
+            "actor": pi.optimizer.init(pick(params, pi.groups)),
+        }
         return State(params, jax.tree.map(jnp.copy, pick(params, averaged)), opt_state)
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
@@ -171,8 +186,7 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        mean = net["actor"].apply(params["actor"], next_encoded if shared else see(batch.next_obs), z)
-        next_action = losses.explore(key_target, mean, config.noise, config.noise_clip)
+        next_action = pi.act(params, next_encoded if shared else see(batch.next_obs), z, key_target)
         heads = net["successor"].apply(target["successor"], next_encoded, z, next_action)
         aim = losses.successor_target(there, heads, config.discount * batch.discount, config.pessimism)
 
@@ -193,21 +207,17 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
         seen = encoded if shared else see(batch.obs)
 
-        def actor_loss(actor_params: Params) -> tuple[Array, dict[str, Array]]:
-            mean = net["actor"].apply(actor_params, seen, z)
-            successors = lambda action: net["successor"].apply(world["successor"], encoded, z, action)  # noqa: E731
-            noise = (config.noise, config.noise_clip)
-            return losses.latent_policy_loss(mean, successors, z, key_actor, *noise, config.actor_pessimism)
-
-        actor_grad, actor_metrics = jax.grad(actor_loss, has_aux=True)(params["actor"])
-        delta, actor_state = actor_optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
-        new_params = world | {"actor": optax.apply_updates(params["actor"], delta)} | moments(params, here)
+        successors = lambda action: net["successor"].apply(world["successor"], encoded, z, action)  # noqa: E731
+        acting, actor_state, actor_metrics = pi.step(
+            params, state.optimizer["actor"], seen, z, batch.action, successors, key_actor
+        )
+        new_params = world | acting | moments(params, here)
         new_state = State(
             new_params,
             soft_update(target, pick(world, averaged), config.tau),
             {"world": world_state, "actor": actor_state},
         )
-        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
+        metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad)}
         return new_state, metrics
 
     def moments(params: Params, features: Array) -> dict[str, Array]:
@@ -227,24 +237,22 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        mean = net["actor"].apply(params["actor"], net["encoder"].apply(params["encoder"], x) if shared else x, z)
-        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+        seen = net["encoder"].apply(params["encoder"], x) if shared else x
+        return pi.act(params, seen, z, key), carry
 
     def value(params: Params, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
         encoded = net["encoder"].apply(params["encoder"], know(obs))
         z = jnp.broadcast_to(z, (encoded.shape[0], config.z_dim))
-        action = net["actor"].apply(params["actor"], encoded if shared else see(obs), z)
-        heads = net["successor"].apply(params["successor"], encoded, z, action)
+        heads = net["successor"].apply(params["successor"], encoded, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, method.needs)
 
 
-def _networks(config: Config, spec: Spec) -> dict[str, encoders.Net]:
+def _networks(config: Config) -> dict[str, encoders.Net]:
     dtype = config.matmul
     return {
         "encoder": encoders.encoder(config.encoder_hidden, config.encoder_layers, config.encoder_dim, dtype=dtype),
         "successor": encoders.forward_map(config.hidden, config.layers, config.z_dim, dtype=dtype),
-        "actor": encoders.actor(config.hidden, config.layers, spec.action, dtype=dtype),
     }

@@ -6,19 +6,23 @@ import inspect
 from pathlib import Path
 
 import agents
+from embodied import actor
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "agents.md"
 HEAD = """# Agents
 
 Made by `python -m experiments.pages` from the docstring and the `Config` of each file under `agents/`.
-Change a value of a run with `--agent.FIELD VALUE`; how to add a row is told in [add_an_agent.md](add_an_agent.md).
+Change a value of a run with `--agent.FIELD VALUE`, of what holds its actor to the data with
+`--agent.imitation.FIELD VALUE` ([imitation](#imitation)).
+How to add a row is told in [add_an_agent.md](add_an_agent.md).
 """
 
 
 def agents_page() -> str:
-    """The text of docs/agents.md: one section per registered agent."""
-    return "\n".join([HEAD, *(_section(name, module) for name, module in agents.AGENTS.items())])
+    """The text of docs/agents.md: one section per registered agent, and one about what holds actors to the data."""
+    rows = [_section(name, module, agents.module(name).Config) for name, module in agents.AGENTS.items()]
+    return "\n".join([HEAD, *rows, _section("imitation", actor.__name__, actor.Imitation)])
 
 
 def write() -> None:
@@ -26,10 +30,10 @@ def write() -> None:
     PAGE.write_text(agents_page(), encoding="utf-8")
 
 
-def _section(name: str, module: str) -> str:
+def _section(name: str, module: str, config: type) -> str:
     path = f"{module.replace('.', '/')}.py"
     found: dict[str, tuple[str, str]] = {}
-    for one in reversed([one for one in agents.module(name).Config.__mro__ if dataclasses.is_dataclass(one)]):
+    for one in reversed([one for one in config.__mro__ if dataclasses.is_dataclass(one)]):
         found |= _fields(inspect.getsource(one))  # a field that is declared again keeps its place
     rows = [f"| `{field}` | `{default}` | {comment} |" for field, (default, comment) in found.items()]
     docstring = (ast.get_docstring(ast.parse((ROOT / path).read_text(encoding="utf-8"))) or "").strip()

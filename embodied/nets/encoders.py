@@ -1,8 +1,8 @@
 """The networks of zero-shot agents, as `Net(init, apply)` over plain nested dictionaries.
 
 `forward_map` predicts successor features or values from (state, action, latent), `actor` chooses the action,
-`encoder` is the backward map, the state encoder or the task encoder, `dynamics` says where an action leads from an
-encoded state. This folder alone knows of Flax.
+`flow_field` moves noise to actions, `encoder` is the backward map, the state encoder or the task encoder, `dynamics`
+says where an action leads from an encoded state. This folder alone knows of Flax.
 """
 
 from collections.abc import Callable
@@ -79,6 +79,20 @@ class _Actor(nn.Module):
         return jnp.tanh(Dense(self.action, dtype=self.dtype, name="head")(x))
 
 
+class _FlowField(nn.Module):
+    hidden: int
+    layers: int
+    action: int
+    dtype: MatmulType
+
+    @nn.compact
+    def __call__(self, obs: Array, x: Array, time: Array) -> Array:
+        x = jnp.concatenate([obs, x, time], -1)
+        for i in range(self.layers):
+            x = nn.gelu(Dense(self.hidden, dtype=self.dtype, name=f"hidden_{i}")(x), approximate=False)
+        return Dense(self.action, dtype=self.dtype, name="head")(x)
+
+
 class _Dynamics(nn.Module):
     hidden: int
     layers: int
@@ -130,6 +144,11 @@ def dynamics(hidden: int, layers: int, out: int, members: int = 2, dtype: Matmul
 def actor(hidden: int, layers: int, action: int, dtype: MatmulType = "float32") -> Net:
     """(obs [B,O], z [B,D]) -> mean action [B,A] in (-1, 1)."""
     return _net(_Actor(hidden, layers, action, dtype))
+
+
+def flow_field(hidden: int, layers: int, action: int, dtype: MatmulType = "float32") -> Net:
+    """(obs [B,O], x [B,A] on the way from noise to an action, time [B,1] in [0, 1]) -> velocity of x [B,A]."""
+    return _net(_FlowField(hidden, layers, action, dtype))
 
 
 def encoder(

@@ -160,6 +160,15 @@ def test_changed_description_does_not_match_the_checksum_and_gives_another_hash(
     assert changed.params_sha256 == policy.params_sha256
 
 
+def test_policy_from_before_a_field_was_there_keeps_its_hash(policy, folder):
+    edit(folder / "config.json", lambda body: (body["config"].pop("imitation"), body.pop("sha256")))
+    older = load(folder).sha256
+    assert older != policy.sha256
+    edit(folder / "config.json", lambda body: body.update(sha256=older))
+    assert load(folder).sha256 == older
+    assert load(folder).config.imitation.weight == 0
+
+
 def test_number_written_without_its_point_is_the_same_number(policy, folder):
     edit(folder / "config.json", lambda body: body["config"].update(c_orth=1))
     assert '"c_orth": 1,' in (folder / "config.json").read_text()
