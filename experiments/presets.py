@@ -8,6 +8,7 @@ from embodied.ranges import check_choice, check_ranges
 from embodied.train import TrainConfig
 from embodied.types import InputError
 from envs.randomise import LEVELS
+from experiments import ogbench_agents
 
 AgentConfig = TypeVar(
     "AgentConfig",
@@ -235,6 +236,11 @@ for _name, _config in _PUBLISHED.items():
             f"{_world}-{_name}-small": Experiment(_world, _small, _SMALL_TRAIN, _SMALL_HOLD, _ONLINE),
             f"{_world}-{_name}": Experiment(_world, _config, _PUBLISHED_TRAIN),
         }
+for _world in ogbench_agents.WORLDS:
+    for _name, _config in ogbench_agents.small(_world).items():
+        PRESETS[f"{_world}-{_name}-small"] = Experiment(_world, _config, TrainConfig(updates=20_000, batch_size=256))
+    for _name, _config in ogbench_agents.published(_world).items():
+        PRESETS[f"{_world}-{_name}"] = Experiment(_world, _config, TrainConfig(updates=1_000_000, batch_size=256))
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
