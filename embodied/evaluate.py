@@ -29,7 +29,7 @@ class Scores:
     """Returns of one prompt: undiscounted, summed over the control steps of an episode."""
 
     returns: np.ndarray  # [episodes]
-    success: np.ndarray | None = None  # [episodes] bool, where the caller gave a criterion
+    success: np.ndarray | None = None  # [episodes] bool, where the caller gave a criterion or the world has one
 
     def summary(self) -> dict[str, float]:
         """IQM with its 95 % interval, mean, standard error, episodes; success rate with Wilson interval if known."""
@@ -72,12 +72,15 @@ def evaluate(
     A latent is [D], or [T, D] for a motion, which is walked along, one per decision, the last one held. `behave` is a
     behaviour whose carry is `(params, z, inner carry)`, see `embodied.rollout.agent_behaviour`, and `carry` makes the
     inner one for a number of worlds: an agent's is `agent.carry`. All prompts start from the same `config.episodes`
-    states.
+    states, except on tasks that the world judges itself (`Env.trials`): those start where the task does, and succeed
+    where it is ever met, unless `criteria` says otherwise.
     """
     names = list(latents)
-    start = env.reset(jax.random.key(config.seed), config.episodes)
-    tile = lambda leaf: np.concatenate([np.asarray(leaf)] * len(names))  # noqa: E731
-    starts = jax.tree.map(tile, start)
+    trials = {name: env.trial(tasks[name]) for name in names}
+    begins = {name: trial.start if trial else env.reset for name, trial in trials.items()}
+    made = {begin: begin(jax.random.key(config.seed), config.episodes) for begin in dict.fromkeys(begins.values())}
+    join = lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves])  # noqa: E731
+    starts = jax.tree.map(join, *[made[begins[name]] for name in names])
     tracks = jnp.repeat(_side_by_side([latents[name] for name in names]), config.episodes, 0)
     inner = (params, tracks, carry(len(tracks)))
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
@@ -86,8 +89,12 @@ def evaluate(
     for i, name in enumerate(names):
         rows = slice(i * config.episodes, (i + 1) * config.episodes)
         one = jax.tree.map(lambda leaf, rows=rows: np.asarray(leaf[rows]), whole)
-        criterion = (criteria or {}).get(name)
-        scores[name] = Scores(returns(one, tasks[name], env.spec.hold), criterion(one.path) if criterion else None)
+        success = None
+        if criterion := (criteria or {}).get(name):
+            success = criterion(one.path)
+        elif trial := trials[name]:
+            success = ever(one, trial.met(one.path), env.spec.hold)
+        scores[name] = Scores(returns(one, tasks[name], env.spec.hold), success)
         trajectories[name] = one
     return scores, trajectories
 
@@ -101,6 +108,12 @@ def returns(whole: Trajectory, task: Task, hold: int) -> Float[np.ndarray, " E"]
     }
     reward = np.asarray(task(before, action, whole.path), np.float64)
     return np.where(np.repeat(_running(whole.discount), hold, 1), reward, 0.0).sum(1)
+
+
+def ever(whole: Trajectory, met: Bool[Any, "E S"], hold: int) -> Bool[np.ndarray, " E"]:
+    """Whether a goal that is met at those control steps was met in each episode; not behind a termination."""
+    running = np.repeat(_running(whole.discount), hold, 1)
+    return np.any(np.asarray(met) & running, axis=1)
 
 
 def _side_by_side(latents: Sequence[np.ndarray]) -> Float[Array, "N T D"]:

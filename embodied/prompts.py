@@ -83,8 +83,10 @@ def reward_weights(features: Float[Array, "N D"], reward: Float[Array, " N"]) ->
 def infer_by_regression(features: Float[Array, "N D"], prompt: Reward) -> Float[Array, " D"]:
     """The latent of a reward for successor-feature agents: least squares of the reward on features of s'.
 
-    A reward that is nowhere positive (a cost until done) counts from its least value, as the +1 of OGBench's rewards
-    does: the least-squares fit of a negative constant asks to avoid everything.
+    A reward that is nowhere positive (a cost until done) counts from its least value: the least-squares fit of a
+    negative constant asks to avoid everything. Where one goal is met or not this is the +1 that TD-JEPA's protocol
+    gives to OGBench's rewards; where there are several, +1 leaves most of the cost below zero, and all of it where the
+    sampled states never meet all goals.
     """
     uniform = jnp.full(prompt.reward.shape, 1.0 / prompt.reward.shape[0])
     above = jnp.where(prompt.reward.max() <= 0, prompt.reward - prompt.reward.min(), prompt.reward)

@@ -131,9 +131,9 @@ def _finite(scores: Any) -> Float[np.ndarray, " P"]:
     return scores
 
 
-def starts(env: Env, config: Search) -> Timestep:
-    """The states that every candidate starts from."""
-    return env.reset(jax.random.key(config.seed), config.episodes)
+def starts(env: Env, config: Search, task: Task | None = None) -> Timestep:
+    """The states that every candidate starts from: those of the task where it has its own."""
+    return env.begin(task, jax.random.key(config.seed), config.episodes)
 
 
 def in_simulator(policy: Policy, env: Env, prompt: Reward, task: Task, config: Search) -> Score:
@@ -152,7 +152,7 @@ def in_simulator(policy: Policy, env: Env, prompt: Reward, task: Task, config: S
     if config.terminal and (agent.value is None or not rest):
         why = f"'{policy.agent_name}' has no value" if agent.value is None else "the horizon is the whole episode"
         raise InputError(f"search: terminal must be False where {why}, got True")
-    start, behave = starts(env, config), agent_behaviour(agent, explore=False)
+    start, behave = starts(env, config, task), agent_behaviour(agent, explore=False)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def score(latents: Float[np.ndarray, "P D"]) -> Float[np.ndarray, " P"]:

@@ -7,6 +7,7 @@ P physics vector, D latent, N samples for a closed-form solve.
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, no_type_check
 
 import jax
@@ -125,15 +126,32 @@ class EnvSpec:
         return length in (self.lengths or (self.physics,))
 
 
+class Trial(NamedTuple):
+    """How a world judges one of its tasks, where the sum of rewards from `Env.reset` on is not its measure."""
+
+    start: Callable[[RandomKey, int], Timestep]  # so many worlds at the start of an episode of the task
+    met: Callable[[Quantities], Any]  # path of episodes, leaves [E, S, ...] -> bool [E, S]: success where it ever is
+
+
 class Env(abc.ABC):
     """E worlds stepped together, as pure functions of their physics vectors. Abstract or final."""
 
     spec: EnvSpec
     tasks: Mapping[str, Any]  # name -> embodied.rewards.Task
+    trials: Mapping[str, Trial] = MappingProxyType({})  # name of a task -> how it is judged, where the world says so
 
     @abc.abstractmethod
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
+
+    def trial(self, task: Any) -> Trial | None:
+        """How this world judges a task of its own; None for other rewards, and where returns from `reset` do."""
+        return next((self.trials.get(name) for name, own in self.tasks.items() if own is task), None)
+
+    def begin(self, task: Any, key: RandomKey, count: int) -> Timestep:
+        """`count` worlds at the start of an episode of a task; of any, where the task is None or has no own start."""
+        trial = self.trial(task)
+        return trial.start(key, count) if trial else self.reset(key, count)
 
     @abc.abstractmethod
     def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:

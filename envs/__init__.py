@@ -1,6 +1,7 @@
 """Worlds: simulators with named quantities, so that a reward written as text can be computed anywhere."""
 
 import importlib
+import importlib.util
 import inspect
 from typing import Any
 
@@ -13,7 +14,7 @@ WORLDS = {
     "point_maze": "envs.point_maze",
     "robot_dog": "envs.robot_dog",
 }
-EXTRA_WORLDS = {  # these need a package that an extra of the same name as their module installs
+EXTRA_WORLDS = {  # these need the package of the same name as their module, which an extra of that name installs
     "cube_single": "envs.ogbench",
     "cube_double": "envs.ogbench",
     "scene": "envs.ogbench",
@@ -33,6 +34,8 @@ def make(name: str, form: str = "host", **options: Any) -> Env:
     modules = WORLDS | EXTRA_WORLDS
     if name not in modules:
         raise InputError(f"unknown world '{name}'; {nearest(name, modules)}")
+    if command := needs(name):
+        raise InputError(f"world '{name}' needs the package {_package(name)}: {command}")
     module_make = importlib.import_module(modules[name]).make
     parameters = inspect.signature(module_make).parameters.values()
     valid = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -40,3 +43,14 @@ def make(name: str, form: str = "host", **options: Any) -> Env:
         if option not in valid:
             raise InputError(f"unknown option '{option}' of world '{name}'; {nearest(option, valid)}")
     return module_make(name, form, **options)
+
+
+def needs(name: str) -> str | None:
+    """The command that installs what a world still needs here; None where nothing is missing."""
+    if name not in EXTRA_WORLDS or importlib.util.find_spec(_package(name)):
+        return None
+    return f"pip install 'embodied-stack[{_package(name)}]'"
+
+
+def _package(name: str) -> str:
+    return EXTRA_WORLDS[name].rpartition(".")[2]

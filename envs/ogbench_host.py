@@ -21,10 +21,13 @@ import numpy as np
 from jaxtyping import Float
 
 from embodied.rewards import Task
-from embodied.types import Env, EnvSpec, InputError, Obs, Quantities, Quantity, RandomKey, Timestep
+from embodied.types import Env, EnvSpec, InputError, Obs, Quantities, Quantity, RandomKey, Timestep, Trial
 from envs.host import single, usable_cores
 
 log = logging.getLogger(__name__)
+
+# -> positions [E, nq], velocities [E, nv], switches [E, B]
+Start = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +58,8 @@ class ControlledWorld:
     look: Callable[[mujoco.MjData], np.ndarray]  # -> [S], what is read of MuJoCo's data after a control step
     observe: Callable[["State"], np.ndarray]  # -> [..., O]
     measure: Callable[["State"], dict[str, np.ndarray]]  # -> name -> [..., *shape]
-    # -> positions [E, nq], velocities [E, nv], switches [E, B]
-    start: Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    start: Start
+    task_starts: Mapping[str, Start]  # where the episodes begin in which a task is judged
     switches: Switches | None = None
 
     def __post_init__(self) -> None:
@@ -151,13 +154,14 @@ class ControlledEnv(Env):
         self.tasks = {
             name: Task.of(name, text, world.quantities, about) for name, (text, about) in world.rewards.items()
         }
+        self.trials = {name: self._trial(self.tasks[name], start) for name, start in world.task_starts.items()}
         self._models = [copy.copy(world.model) for _ in range(threads or usable_cores())]  # locks differ
         self._data = [mujoco.MjData(model) for model in self._models]
         self._pool = concurrent.futures.ThreadPoolExecutor(len(self._models))
 
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
-        return self.reset_to(self._starts(np.random.default_rng(np.asarray(jax.random.key_data(key))), count))
+        return self._reset(self.world.start, key, count)
 
     def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
         """Worlds placed in the given physics states (time included)."""
@@ -188,7 +192,7 @@ class ControlledEnv(Env):
             for index in np.flatnonzero(wrong):
                 which, when = f"world {index} of '{self.spec.name}'", f"{before[index, 0]:g} s"
                 log.warning("%s became unstable at %s; it was reset", which, when)
-            fresh = self._starts(np.random.default_rng(np.flatnonzero(wrong)), int(wrong.sum()))
+            fresh = self._starts(world.start, np.random.default_rng(np.flatnonzero(wrong)), int(wrong.sum()))
             states[wrong] = self.complete(fresh)[:, None]
         return self._timestep(states, wrong)
 
@@ -214,13 +218,21 @@ class ControlledEnv(Env):
 
     @functools.cached_property
     def _resting(self) -> np.ndarray:
-        return self.complete(self._starts(np.random.default_rng(0), 1))
+        return self.complete(self._starts(self.world.start, np.random.default_rng(0), 1))
 
-    def _starts(self, generator: np.random.Generator, count: int) -> np.ndarray:
+    def _trial(self, task: Task, start: Start) -> Trial:
+        """A task is solved where all its goals are met at one step: then its reward is 0."""
+        return Trial(functools.partial(self._reset, start), lambda path: task(None, None, path) >= 0)
+
+    def _reset(self, start: Start, key: RandomKey, count: int) -> Timestep:
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return self.reset_to(self._starts(start, generator, count))
+
+    def _starts(self, start: Start, generator: np.random.Generator, count: int) -> np.ndarray:
         """Physics vectors [E, bare] at the start of an episode."""
         world = self.world
         physics = np.zeros((count, world.ctrl.stop))
-        physics[:, world.qpos], physics[:, world.qvel], physics[:, world.act] = world.start(generator, count)
+        physics[:, world.qpos], physics[:, world.qvel], physics[:, world.act] = start(generator, count)
         return physics
 
     def _simulate(self, before: np.ndarray, action: np.ndarray | None, command: np.ndarray) -> np.ndarray:

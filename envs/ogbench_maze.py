@@ -62,6 +62,7 @@ def maze(name: str, hold: int, start: str) -> ControlledWorld:
         observe=lambda state: np.concatenate([state.qpos, state.qvel], axis=-1),
         measure=_measure,
         start=functools.partial(_start, model, *starts[start]),
+        task_starts={task: functools.partial(_start, model, *starts[task]) for task in goals},
     )
 
 

@@ -81,6 +81,7 @@ def table(name: str, hold: int, start: str) -> ControlledWorld:
     if start not in starts:
         raise InputError(f"start: unknown start '{start}' of world '{name}'; {nearest(start, starts)}")
     arm, parts = Arm.of(model), _parts(model)
+    begin = functools.partial(_start, model, arm, layout)
     pad, pinch, driver = model.body(PAD).id, model.site(PINCH).id, int(model.joint(DRIVER).qposadr[0])
 
     def control(state: State, action: np.ndarray | None) -> np.ndarray:
@@ -105,7 +106,8 @@ def table(name: str, hold: int, start: str) -> ControlledWorld:
         look=look,
         observe=lambda state: np.concatenate([values for part in parts for values in part.read(state)[0]], axis=-1),
         measure=lambda state: {name: value for part in parts for name, value in part.read(state)[1].items()},
-        start=functools.partial(_start, model, arm, layout, starts[start]),
+        start=functools.partial(begin, starts[start]),
+        task_starts={task: functools.partial(begin, starts[task]) for task in goals},
         switches=_switches(model),
     )
 

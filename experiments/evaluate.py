@@ -76,8 +76,14 @@ def baselines(
         EvaluateConfig(-(-episodes // draws), seed),
         carry=policy.agent.carry,
     )
-    returns = {task: [scores[f"{task} {i}"].returns for i in range(draws)] for task in env.tasks}
-    return columns | {"random latent": {task: Scores(np.concatenate(rows)) for task, rows in returns.items()}}
+    shares = {task: [scores[f"{task} {i}"] for i in range(draws)] for task in env.tasks}
+    return columns | {"random latent": {task: joined(rows) for task, rows in shares.items()}}
+
+
+def joined(shares: Sequence[Scores]) -> Scores:
+    """The episodes of several scores of one task, end to end."""
+    successes = [one.success for one in shares if one.success is not None]
+    return Scores(np.concatenate([one.returns for one in shares]), np.concatenate(successes) if successes else None)
 
 
 def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
@@ -94,18 +100,24 @@ def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
 
 
 def table(columns: Mapping[str, Mapping[str, Scores]]) -> str:
-    """A text table: tasks down, one column per policy, IQM with its 95 % interval."""
+    """A text table: tasks down, one column per policy, IQM with its 95 % interval; beside it the rate of success."""
     names = list(next(iter(columns.values())))
     width = max(len(name) for name in [*names, "task"])
-    head = f"{'task':<{width}}" + "".join(f"  {column:>24}" for column in columns)
-    lines = [head, "-" * len(head)]
-    for name in names:
-        cells = []
-        for scores in columns.values():
-            row = scores[name].summary()
-            cells.append(f"  {row['iqm']:8.1f} [{row['low']:6.1f},{row['high']:6.1f}]".rjust(26))
-        lines.append(f"{name:<{width}}" + "".join(cells))
-    return "\n".join(lines)
+    cells = {column: [_cell(scores[name]) for name in names] for column, scores in columns.items()}
+    wide = max(len(cell) for column in cells.values() for cell in column)
+    head = f"{'task':<{width}}" + "".join(f"  {column:>{wide}}" for column in columns)
+    rows = zip(names, *cells.values(), strict=True)
+    lines = [f"{name:<{width}}" + "".join(f"  {cell:>{wide}}" for cell in row) for name, *row in rows]
+    return "\n".join([head, "-" * len(head), *lines])
+
+
+def _cell(scores: Scores) -> str:
+    row = scores.summary()
+    text = f"{row['iqm']:8.1f} [{row['low']:6.1f},{row['high']:6.1f}]".rjust(24)
+    if scores.success is None:
+        return text
+    rate, low, high = (100 * row[name] for name in ("success", "success_low", "success_high"))
+    return f"{text}  {rate:3.0f} % [{low:3.0f},{high:4.0f}]"
 
 
 def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | None) -> dict[str, Any]:
@@ -113,9 +125,9 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
     columns = {policy.agent_name: evaluate_tasks(policy, env, episodes, inference)}
     columns |= baselines(policy, env, episodes)
     print(table(columns))
-    print(
-        f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; maximum {env.spec.episode_length}"
-    )
+    beside = "beside it the % that were solved, with the Wilson interval" if env.trials else ""
+    most = beside or f"maximum {env.spec.episode_length}"
+    print(f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; {most}")
     body = {column: {name: one.summary() for name, one in scores.items()} for column, scores in columns.items()}
     if out:
         write(out, body)

@@ -24,6 +24,7 @@ def overview() -> list[str]:
         "presets": PRESETS,
         "collect presets": COLLECT,
         "worlds": envs.WORLDS,
+        "extra worlds": envs.EXTRA_WORLDS,
         "agents": agents.AGENTS,
         "models": shipped() or ["none in this installation"],
     }
@@ -31,6 +32,8 @@ def overview() -> list[str]:
     for kind, found in names.items():
         text = textwrap.wrap(", ".join(found), WIDTH, break_on_hyphens=False)
         lines += [f"{head:15}  {line}" for head, line in zip([kind, *[""] * len(text)], text, strict=False)]
+        if kind == "extra worlds" and (missing := dict.fromkeys(filter(None, map(envs.needs, found)))):
+            lines += [f"{'':15}  needs: {command}" for command in missing]
     return [*lines, "", "more: embodied list presets|worlds|quantities|tasks|agents|models [--world NAME]"]
 
 
@@ -73,23 +76,32 @@ def _data_of(rollouts: int, task: str | None) -> str:
 
 
 def worlds(worlds: Sequence[str]) -> list[str]:
-    """Shapes, forms and tasks of these worlds; of a single one its quantities and reward texts as well."""
-    made = [_make(name) for name in worlds]
-    rows = [
-        [
-            env.spec.name,
-            ", ".join(f"{name} {list(shape)}" for name, shape in env.spec.obs.items()),
-            f"{env.spec.action}",
-            f"{env.spec.control_dt:g} s x {env.spec.hold}",
-            f"{env.spec.decisions:,}",
-            ", ".join(forms(env.spec.name)),
-            ", ".join(env.tasks),
-        ]
-        for env in made
-    ]
+    """Shapes, forms and tasks of these worlds; of a single one its quantities and reward texts as well.
+
+    A world whose package is not there is only named, with what it needs.
+    """
     header = ["world", "obs", "action", "decision", "per episode", "forms", "tasks"]
-    lines = _table(header, rows)
-    return [*lines, "", *quantities(worlds), "", *tasks(worlds)] if len(made) == 1 else lines
+    lines = _table(header, [_row(world) for world in worlds])
+    return (
+        [*lines, "", *quantities(worlds), "", *tasks(worlds)]
+        if not envs.needs(worlds[0]) and len(worlds) == 1
+        else lines
+    )
+
+
+def _row(world: str) -> list[str]:
+    if command := envs.needs(world):
+        return [world, *[""] * 5, f"needs: {command}"]
+    env = _make(world)
+    return [
+        world,
+        ", ".join(f"{name} {list(shape)}" for name, shape in env.spec.obs.items()),
+        f"{env.spec.action}",
+        f"{env.spec.control_dt:g} s x {env.spec.hold}",
+        f"{env.spec.decisions:,}",
+        ", ".join(forms(world)),
+        ", ".join(env.tasks),
+    ]
 
 
 def forms(world: str) -> list[str]:
@@ -105,18 +117,24 @@ def forms(world: str) -> list[str]:
 
 def quantities(worlds: Sequence[str]) -> list[str]:
     """What reward texts may name in these worlds, with unit and meaning."""
-    rows = [
-        [world, name, f"{list(one.shape) if one.shape else ''}", one.unit, one.about]
-        for world in worlds
-        for name, one in _make(world).spec.quantities.items()
-    ]
+    rows = [row for world in worlds for row in _quantity_rows(world)]
     return _table(["world", "quantity", "shape", "unit", "about"], rows)
+
+
+def _quantity_rows(world: str) -> list[list[str]]:
+    if command := envs.needs(world):
+        return [[world, "", "", "", f"needs: {command}"]]
+    declared = _make(world).spec.quantities.items()
+    return [[world, name, f"{list(one.shape) if one.shape else ''}", one.unit, one.about] for name, one in declared]
 
 
 def tasks(worlds: Sequence[str]) -> list[str]:
     """The tasks of these worlds, each with its reward text below it."""
     lines = []
     for world in worlds:
+        if command := envs.needs(world):
+            lines.append(f"{world} needs: {command}")
+            continue
         for name, task in _make(world).tasks.items():
             lines += [f"{world} {name}: {task.about}", f"    {task.text}"]
     return lines
@@ -148,9 +166,10 @@ def models(worlds: Sequence[str]) -> list[str]:
 
 def select(world: str | None) -> list[str]:
     """The worlds that `--world` means: one, or all of them where it is None. Raises InputError for an unknown one."""
-    if world is not None and world not in envs.WORLDS:
-        raise InputError(f"list: unknown world '{world}'; {nearest(world, envs.WORLDS)}")
-    return list(envs.WORLDS) if world is None else [world]
+    known = envs.WORLDS | envs.EXTRA_WORLDS
+    if world is not None and world not in known:
+        raise InputError(f"list: unknown world '{world}'; {nearest(world, known)}")
+    return list(known) if world is None else [world]
 
 
 def _make(world: str) -> Env:

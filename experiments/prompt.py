@@ -64,7 +64,7 @@ def state_of_row(data: Path, world: str, row: int) -> tuple[float, ...]:
 def score(
     prompted: Prompted | Ensemble, task: Task, env: Env, episodes: int, seed: int = EvaluateConfig().seed
 ) -> tuple[Scores, Trajectory]:
-    """Returns of the prompted policy on its own task, and its trajectories."""
+    """Scores of the prompted policy on its own task, and its trajectories."""
     agent, config = prompted.policy.agent, EvaluateConfig(episodes, seed)
     if isinstance(prompted, Ensemble):
         behave, params, z = improving(agent), prompted.params, prompted.z[0]
@@ -102,10 +102,10 @@ def predicted_return(
     the episode's control steps; of several latents the best at each start. None for prompts that are no reward, and
     agents without a value."""
     policy = prompted.policy
-    prompt, _ = promptfile.make_prompt(request, policy, env)
+    prompt, task = promptfile.make_prompt(request, policy, env)
     if not isinstance(prompt, Reward) or policy.agent.value is None:
         return None
-    start = env.reset(jax.random.key(seed), 64)
+    start = env.begin(task, jax.random.key(seed), 64)
     rates = [policy.agent.value(policy.params, prompt, jnp.asarray(z), start.obs) for z in np.atleast_2d(prompted.z)]
     return float(np.max(rates, 0).mean()) * env.spec.episode_length
 

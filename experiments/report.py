@@ -102,13 +102,17 @@ def provenance(command: str, seeds: Sequence[int], seconds: int | float, **extra
 
 
 def score_table(columns: Mapping[str, Summaries], caption: str = "") -> Table:
-    """Tasks down, policies across: interquartile mean returns, with their intervals where known."""
+    """Tasks down, policies across: interquartile mean returns, with intervals and success rates where known."""
 
     def cell(summary: Mapping[str, Any] | None) -> Cell:
         if summary is None:
             return "none"
         text = f"{summary['iqm']:.1f}"
-        return (text, f"{summary['low']:.1f} to {summary['high']:.1f}") if "low" in summary else text
+        under = [f"{summary['low']:.1f} to {summary['high']:.1f}"] if "low" in summary else []
+        if "success" in summary:
+            rate, low, high = (f"{100 * summary[name]:.0f}" for name in ("success", "success_low", "success_high"))
+            under.append(f"solved {rate} %, {low} to {high}")
+        return (text, "; ".join(under)) if under else text
 
     tasks = list(dict.fromkeys(task for column in columns.values() for task in column))
     rows = [[task, *(cell(column.get(task)) for column in columns.values())] for task in tasks]

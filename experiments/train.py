@@ -151,7 +151,10 @@ def _evaluation(experiment: Experiment, env: Env, policy_of: Any, out: Path) -> 
             policy = policy_of(run)
             policy.save(out / "policy", card=f"Update {done} of an unfinished run.\n")
             scores = evaluate_tasks(policy, env, experiment.episodes)
-            extra |= {f"eval/{name}/return": float(one.returns.mean()) for name, one in scores.items()}
+            for name, one in scores.items():
+                extra[f"eval/{name}/return"] = float(one.returns.mean())
+                if one.success is not None:
+                    extra[f"eval/{name}/success"] = float(one.success.mean())
             features = task_features(policy)
             if features is not None:
                 extra["health/spectrum"] = float(losses.spectrum_ratio(features))

@@ -117,6 +117,9 @@ def _print_returns(scores: Mapping[str, Any], length: int) -> None:
                 f"{name + ' return':<18}{row['iqm']:8.1f}   IQM of {row['episodes']} episodes, 95 % interval "
                 f"[{row['low']:.1f}, {row['high']:.1f}], at most {length} per unit of reward"
             )
+            if "success" in row:
+                rate, low, high = (100 * row[part] for part in ("success", "success_low", "success_high"))
+                print(f"{'':<18}{rate:8.0f} % solved, 95 % interval [{low:.0f}, {high:.0f}]")
 
 
 def _request(chosen: Arguments) -> Request:

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
+from embodied.evaluate import EvaluateConfig, Scores, evaluate, ever, random_behaviour
 from embodied.rewards import Task
-from embodied.rollout import agent_behaviour
+from embodied.rollout import Trajectory, agent_behaviour
+from embodied.types import Trial
 from tests.embodied import toys
 from tests.embodied.toys import Adder
 
@@ -70,6 +71,33 @@ def test_nothing_is_paid_behind_a_termination(jittable):
     # The first world passes 3.5 with its second decision, the second one too, and both go on from 0.
     np.testing.assert_array_equal(trajectories["far"].discount, [[1, 0, 1, 0]] * 2)
     np.testing.assert_allclose(scores["far"].returns, [1 + 2 + 3 + 4, 2 + 3 + 4 + 5])
+
+
+@pytest.mark.parametrize("jittable", [False, True])
+def test_task_with_a_trial_begins_where_it_says_and_is_solved_where_it_is_ever_met(jittable):
+    env = Adder(jittable, limit=3.5)
+    env.tasks = {"near": Task.of("near", "x", env.spec.quantities)}
+    away = lambda key, count: env.reset_to(env.reset(key, count).physics - 4.0)  # noqa: E731
+    env.trials = {"near": Trial(away, lambda path: np.abs(path["x"] - 0.5) < 0.1)}
+    latents = dict.fromkeys(("near", "far"), np.float32([1.5]))
+    tasks = env.tasks | {"far": Task.of("far", "x", env.spec.quantities)}
+    scores, trajectories = evaluate(env, constant, (), latents, tasks, CONFIG)
+    np.testing.assert_allclose(trajectories["near"].physics[:, 0, 0], [-4.0, -3.0])
+    np.testing.assert_allclose(trajectories["far"].physics[:, 0, 0], [0.0, 1.0])
+    # By 1.5 at each control step: -2.5, -1, 0.5, 2, 3.5, 5 in the first world.
+    np.testing.assert_array_equal(scores["near"].success, [True, False])
+    assert scores["far"].success is None
+    criteria = {"near": lambda path: path["x"][:, 0] < 0}
+    scores, _ = evaluate(env, constant, (), latents, tasks, CONFIG, criteria)
+    np.testing.assert_array_equal(scores["near"].success, [True, True])
+
+
+def test_goal_that_is_met_behind_a_termination_is_not_reached():
+    discount = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 1.0], [0.0, 1.0, 1.0]])
+    whole = Trajectory(None, None, None, None, {}, discount)
+    met = np.zeros((3, 6), bool)
+    met[0, 5] = met[1, 3] = met[2, 2] = True
+    np.testing.assert_array_equal(ever(whole, met, 2), [True, True, False])
 
 
 @pytest.mark.parametrize("jittable", [False, True])

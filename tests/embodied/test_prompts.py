@@ -43,14 +43,6 @@ def test_every_inferred_latent_lies_on_the_sphere(features, infer, inference):
     )
 
 
-@pytest.mark.parametrize("inference", prompts.VARIANTS)
-def test_cost_until_done_asks_for_what_the_same_reward_above_zero_asks_for(features, inference):
-    reward = jnp.asarray(np.random.default_rng(3).uniform(size=len(features)), jnp.float32)
-    reward = reward - reward.min()
-    wish = lambda reward: prompts.infer_by_regression(features, reward_prompt(reward, inference=inference))  # noqa: E731
-    np.testing.assert_allclose(wish(reward - reward.max()), wish(reward), atol=1e-3)
-
-
 def test_least_squares_equals_numpy_with_weights():
     rng = np.random.default_rng(2)
     x, y, weight = rng.normal(size=(50, 4)), rng.normal(size=50), rng.uniform(size=50)

@@ -1,5 +1,7 @@
 """What stands between OGBench's models and this library: the arm's kinematics, and worlds with a controller."""
 
+import dataclasses
+import functools
 import importlib.util
 
 import jax
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 
 import envs
+from embodied.evaluate import EvaluateConfig, evaluate
+from embodied.rewards import Task
 from embodied.types import InputError, Quantity
-from envs.ogbench import criteria
 from envs.ogbench_arm import FLANGE, HIGH, HOME, JOINTS, LOW, PINCH, Arm
 from envs.ogbench_host import ControlledEnv, ControlledWorld, State, Switches
 
@@ -90,6 +93,12 @@ def test_commands_move_and_turn_the_fingers_within_the_table_and_close_them(mode
     np.testing.assert_allclose(command[:, 6], [255 * 0.75, 0])
 
 
+def placed(low, high, generator, count):
+    """Both at rest, the cart between low and high."""
+    positions = np.stack([generator.uniform(low, high, count), np.zeros(count)], axis=1)
+    return positions, np.zeros((count, 2)), np.zeros((count, 1))
+
+
 def cart(hold=1, **changes):
     """A cart that is pushed by the action and a door that is pushed with 1 N; passing x = -0.02 unlocks the door."""
     model = mujoco.MjModel.from_xml_string(WORLD)
@@ -108,7 +117,8 @@ def cart(hold=1, **changes):
         "look": lambda data: data.xpos[1, :1],
         "observe": lambda state: np.concatenate([state.joint("cart")[0], state.seen, state.act], axis=-1),
         "measure": lambda state: {"x": state.qpos[..., 0], "door": state.qpos[..., 1]},
-        "start": lambda generator, count: (np.zeros((count, 2)), np.zeros((count, 2)), np.zeros((count, 1))),
+        "start": functools.partial(placed, 0.0, 0.0),
+        "task_starts": {"left": functools.partial(placed, 3.0, 3.5)},
         "switches": Switches(("cart",), np.eye(1), ("door",)),
     }
     return ControlledEnv(ControlledWorld(**{**fields, **changes}), threads=2)
@@ -170,9 +180,43 @@ def test_world_that_breaks_is_replaced_and_named_and_the_others_go_on(caplog):
     assert [record.message for record in caplog.records] == ["world 1 of 'cart' became unstable at 0 s; it was reset"]
 
 
-def test_goal_counts_as_reached_where_it_was_at_any_step():
+def test_task_is_judged_from_its_own_start_and_is_met_where_nothing_is_left_to_do():
     env, path = cart(), {"x": np.array([[0.0, -0.03, 0.0], [0.0, -0.01, 0.5]])}
-    assert criteria(env)["left"](path).tolist() == [True, False]
+    trial = env.trial(env.tasks["left"])
+    assert trial.met(path).tolist() == [[False, True, False], [False, False, False]]
+    begun = env.begin(env.tasks["left"], jax.random.key(0), 4).quantities["x"]
+    assert ((begun >= 3.0) & (begun <= 3.5)).all()
+    assert len(set(begun)) == 4
+
+
+def test_rewards_that_are_no_task_of_the_world_start_anywhere_and_are_not_judged():
+    env = cart()
+    stranger = Task.of("left", "(x < -0.02) - 1", env.spec.quantities)
+    assert env.trial(stranger) is None
+    assert env.trial(None) is None
+    for task in (stranger, None):
+        begun = env.begin(task, jax.random.key(0), 4)
+        np.testing.assert_array_equal(begun.physics, env.reset(jax.random.key(0), 4).physics)
+
+
+def test_evaluation_uses_the_worlds_own_start_and_measure_of_a_task():
+    env = cart()
+    tasks = {"left": env.tasks["left"], "text": Task.of("text", "(x < -0.02) - 1", env.spec.quantities)}
+    latents = {name: np.float32([-1.0]) for name in tasks}
+    pushed = lambda obs, carry, key: (carry[1], carry)  # noqa: E731
+    scores, trajectories = evaluate(env, pushed, (), latents, tasks, EvaluateConfig(episodes=3, seed=5))
+    starts = {name: one.quantities["x"][:, 0] for name, one in trajectories.items()}
+    assert starts["left"].min() >= 3.0
+    np.testing.assert_array_equal(starts["text"], 0.0)
+    # One newton on a kilogram for a second: far enough from 0, not from 3.
+    assert scores["left"].success.tolist() == [False] * 3
+    assert scores["text"].success is None
+    assert (scores["text"].returns > scores["left"].returns).all()
+    again = dataclasses.replace(env.world, task_starts={"left": functools.partial(placed, 0.1, 0.3)})
+    env = ControlledEnv(again, threads=1)
+    scores, trajectories = evaluate(env, pushed, (), {"left": latents["left"]}, env.tasks, EvaluateConfig(3, 5))
+    np.testing.assert_array_equal(scores["left"].returns, ((trajectories["left"].path["x"] < -0.02) - 1.0).sum(1))
+    assert scores["left"].success.all()
 
 
 def test_hold_that_does_not_divide_an_episode_is_refused():

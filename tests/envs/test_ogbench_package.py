@@ -9,7 +9,8 @@ import pytest
 
 import envs
 from embodied.types import InputError
-from envs import ogbench, ogbench_maze, ogbench_table
+from envs import ogbench_maze, ogbench_table
+from envs.ogbench_arm import PINCH
 from envs.ogbench_host import ControlledEnv, State
 from tests.envs.test_worlds import (  # noqa: F401
     test_actions_beyond_their_range_are_clipped,
@@ -67,7 +68,7 @@ def met(theirs):
 def agree(ours, env, theirs, observation, task, tolerance):
     np.testing.assert_allclose(ours.obs["state"][0], observation, rtol=0, atol=tolerance)
     assert env.tasks[task](None, None, ours.path)[0, -1] == met(theirs).sum() - met(theirs).size
-    assert bool(ogbench.solved(env.tasks[task], ours.path)[0]) == theirs._success
+    assert bool(env.trials[task].met(ours.path).any()) == theirs._success
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -115,7 +116,7 @@ def test_ant_walks_two_hundred_steps_as_the_packages_does(name, number):
         np.testing.assert_allclose(ours.obs["state"][0], observation, rtol=0, atol=1e-5)
         action = generator.uniform(-1, 1, 8)
         ours, (observation, _, _, _, info) = env.step(ours, action[None]), theirs.step(action)
-        assert ogbench.solved(env.tasks[task], ours.path).tolist() == [bool(info["success"])]
+        assert env.trials[task].met(ours.path).tolist() == [[bool(info["success"])]]
 
 
 @pytest.mark.parametrize("name", ["scene", "puzzle_3x3"])
@@ -134,6 +135,28 @@ def test_button_that_is_pushed_flips_the_same_switches(name):
         agree(ours, env, theirs, observation, task, 1e-6)
     flipped = {"scene": [0], "puzzle_3x3": [0, 1, 3]}[name]
     assert np.flatnonzero(before.physics[0, env.world.act] != first).tolist() == flipped
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_tasks_are_judged_from_start_states_like_the_packages(env, number):
+    name, task, maze = env.spec.name, list(env.tasks)[number - 1], env.spec.name in MAZES
+    begun = env.begin(env.tasks[task], jax.random.key(0), 30)
+    same = envs.make(name, start=task, threads=1).reset(jax.random.key(0), 30)
+    np.testing.assert_array_equal(begun.physics, same.physics)
+    theirs, states = (ogbench_maze.package_maze if maze else ogbench_table.package_env)(name), []
+    np.random.seed(0)  # noqa: NPY002  # the package's mazes draw from it
+    for seed in range(30):
+        theirs.reset(seed=seed, options={"task_id": number})
+        data, switches = theirs.unwrapped.data, () if maze else theirs.compute_ob_info().get("button_states", ())
+        # Several angles of the arm bring the fingers to one place, which is compared instead.
+        places = data.qpos if maze else [*data.site(PINCH).xpos, *data.qpos[6:]]
+        states.append(np.concatenate([places, switches]))
+    states, ours = np.array(states), begun.physics[:, np.r_[env.world.qpos, env.world.act]]
+    ours = ours if maze else np.concatenate([begun.quantities["fingers_position"], ours[:, 6:]], axis=1)
+    width = 0.4 * np.ptp(states, axis=0) + 1e-3
+    assert (np.abs(ours.mean(0) - states.mean(0)) < width).all()
+    assert (ours.min(0) > states.min(0) - width).all()
+    assert (ours.max(0) < states.max(0) + width).all()
 
 
 @pytest.mark.parametrize("number", [1, 5])

@@ -1,5 +1,6 @@
 """What the program says that it offers is what it can make."""
 
+import importlib.util
 import json
 
 import pytest
@@ -20,8 +21,26 @@ def _row(lines, first):
 
 def test_overview_names_everything_that_is_registered():
     words = " ".join(listing.overview()).replace(",", " ").split()
-    assert {*PRESETS, *COLLECT, *envs.WORLDS, *agents.AGENTS} <= set(words)
+    assert {*PRESETS, *COLLECT, *envs.WORLDS, *envs.EXTRA_WORLDS, *agents.AGENTS} <= set(words)
     assert max(map(len, listing.overview())) <= 110
+
+
+def test_worlds_whose_package_is_missing_are_named_with_what_installs_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    install = "needs: pip install 'embodied-stack[ogbench]'"
+    assert [line.strip() for line in listing.overview()].count(install) == 1
+    assert _row(listing.worlds(["point_maze", "scene"]), "scene") == ["scene", install]
+    assert listing.worlds(["scene"])[-1].endswith(install)
+    assert _row(listing.quantities(["scene"]), "scene") == ["scene", install]
+    assert listing.tasks(["scene"]) == [f"scene {install}"]
+    assert listing.select(None)[-1] == "antmaze_large"
+
+
+def test_worlds_whose_package_is_there_need_nothing(monkeypatch):
+    asked = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: asked.append(package) or package)
+    assert [envs.needs(name) for name in ("walker", "scene")] == [None, None]
+    assert asked == ["ogbench"]
 
 
 def test_presets_are_listed_with_agent_world_updates_and_batch():
