@@ -1,6 +1,7 @@
 """MuJoCo models as worlds use them: compiled from a text, with further sensors, and small enough to copy."""
 
 import contextlib
+import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,6 +15,13 @@ SENSORS = {  # what `add_sensors` can add, all in the world frame
     "angular_velocity": mujoco.mjtSensor.mjSENS_FRAMEANGVEL,
     "angular_momentum": mujoco.mjtSensor.mjSENS_SUBTREEANGMOM,
 }
+
+# Sensors that positions and velocities alone decide; "FRAMEPOS" stands for mjSENS_FRAMEPOS.
+KINEMATIC = ("CLOCK", "JOINTPOS", "JOINTVEL", "BALLQUAT", "BALLANGVEL", "TENDONPOS", "TENDONVEL", "ACTUATORPOS")
+KINEMATIC += ("ACTUATORVEL", "FRAMEPOS", "FRAMEQUAT", "FRAMEXAXIS", "FRAMEYAXIS", "FRAMEZAXIS", "FRAMELINVEL")
+KINEMATIC += ("FRAMEANGVEL", "VELOCIMETER", "GYRO", "MAGNETOMETER", "SUBTREECOM", "SUBTREELINVEL", "SUBTREEANGMOM")
+# What makes forces; none of it moves a body within the state that is looked at.
+FORCES = ("CONSTRAINT", "CONTACT", "ACTUATION", "SPRING", "DAMPER", "EULERDAMP")
 
 
 class Compiled(NamedTuple):
@@ -50,6 +58,21 @@ def without_textures(source: Compiled) -> mujoco.MjModel:
     for texture in spec.textures:
         texture.builtin, texture.file, texture.width, texture.height = mujoco.mjtBuiltin.mjBUILTIN_FLAT, "", 1, 1
     return _compile(spec)
+
+
+def without_forces(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy for reading the sensors of given states: the same values in a third of the time, and no use for stepping.
+
+    The model itself where a sensor reads forces or accelerations.
+    """
+    kinds = {mujoco.mjtSensor(kind).name.removeprefix("mjSENS_") for kind in model.sensor_type.tolist()}
+    if not kinds <= set(KINEMATIC):
+        return model
+    still = copy.copy(model)
+    for force in FORCES:
+        still.opt.disableflags |= int(getattr(mujoco.mjtDisableBit, f"mjDSBL_{force}"))
+    still.opt.integrator = mujoco.mjtIntegrator.mjINT_EULER  # the cheapest
+    return still
 
 
 def _compile(spec: mujoco.MjSpec) -> mujoco.MjModel:

@@ -23,6 +23,7 @@ from jaxtyping import Float, UInt8
 
 from embodied.types import Env, Obs, Quantities, RandomKey, Timestep
 from envs import dynamics
+from envs.compiled import without_forces
 from envs.model import WorldModel
 from envs.randomise import SEEDS, draw
 
@@ -42,6 +43,7 @@ class HostEnv(Env):
         self.tasks = world.tasks()
         self._data = [mujoco.MjData(world.model) for _ in range(threads)]
         self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
+        self._still = without_forces(world.model)
         self._copies = dynamics.Copies(world) if world.randomised else None
         self._renderer: mujoco.Renderer | None = None
 
@@ -53,7 +55,7 @@ class HostEnv(Env):
         """Worlds placed in the given physics states (time included)."""
         physics = self.complete(np.array(physics, np.float64))
         states = np.repeat(physics[:, None], self.spec.hold, axis=1)
-        sensordata = np.repeat(self._roll(physics, 1)[1], self.spec.hold, axis=1)
+        sensordata = np.repeat(self._sense(physics)[:, None], self.spec.hold, axis=1)
         return self._timestep(states, sensordata, failed=np.zeros(len(physics), bool))
 
     def step(self, ts: Timestep, action: Float[Any, "E A"]) -> Timestep:
@@ -78,7 +80,7 @@ class HostEnv(Env):
         if failed.any():
             fresh = self._starts(np.random.default_rng(np.flatnonzero(failed)), int(failed.sum()))
             states[failed] = fresh[:, None]
-            sensordata[failed] = self._roll(fresh, 1)[1]
+            sensordata[failed] = self._sense(fresh)[:, None]
         return self._timestep(states, sensordata, failed)
 
     def observe(self, physics: Float[Any, "E P"]) -> tuple[Obs, Quantities]:
@@ -95,7 +97,7 @@ class HostEnv(Env):
 
     def sensordata(self, physics: Float[Any, "E P"]) -> Float[np.ndarray, "E S"]:
         """Values of all sensors of the model in physics states."""
-        return self._roll(self.complete(np.asarray(physics, np.float64)), 1)[1][:, 0]
+        return self._sense(self.complete(np.asarray(physics, np.float64)))
 
     def complete(self, physics: Float[Any, "E P"]) -> Float[Any, "E Q"]:
         """Physics states with the columns that this world has, see `WorldModel.complete`."""
@@ -145,6 +147,14 @@ class HostEnv(Env):
             physics[:, : world.ctrl.start] = self._roll(physics, world.settle)[0][:, -1]
             physics[:, 0] = 0
         return physics
+
+    def _sense(self, physics: np.ndarray) -> np.ndarray:
+        """Values of all sensors [E, S] in complete physics states."""
+        world = self.world
+        if self._copies is not None:
+            return self._roll(physics, 1)[1][:, 0]
+        state, ctrl = physics[:, : world.ctrl.start], physics[:, None, world.ctrl]
+        return self._pool.rollout(self._still, self._data, state, ctrl, nstep=1)[1][:, 0]
 
     def _roll(
         self, physics: np.ndarray, steps: int, previous: np.ndarray | None = None

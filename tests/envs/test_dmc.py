@@ -7,6 +7,7 @@ import pytest
 from dm_control import suite
 
 import envs
+from envs.compiled import without_forces
 
 STATES = 1000
 CASES = {
@@ -129,3 +130,28 @@ def test_reference_starts_are_upright_poses_close_to_the_drawn_one(name):
     np.testing.assert_array_equal(np.delete(away, hinges, axis=1), 0)
     np.testing.assert_allclose(away[:, hinges].std(), 0.1, rtol=0.1)
     assert env.observe(physics)[1]["torso_upright"].min() > 0.8
+
+
+@pytest.mark.parametrize(("name", "forces"), [("walker", False), ("cheetah", False), ("quadruped", True)])
+def test_sensors_of_a_state_are_those_of_the_whole_model_bit_for_bit(name, forces):
+    env = envs.make(name, threads=1)
+    ts = env.reset(jax.random.key(3), 8)
+    for seed in range(20):
+        ts = env.step(ts, np.random.default_rng(seed).uniform(-1, 1, (8, env.spec.action)))
+    model, contacts = env.world.model, 0
+    assert (without_forces(model) is model) == forces
+    for state, sensed in zip(ts.physics, env.sensordata(ts.physics), strict=True):
+        data = mujoco.MjData(model)
+        mujoco.mj_setState(model, data, state[: env.world.ctrl.start], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+        data.ctrl[:] = state[env.world.ctrl]
+        mujoco.mj_forward(model, data)
+        np.testing.assert_array_equal(sensed, data.sensordata)
+        contacts += data.ncon
+    assert contacts > 0
+
+
+def test_model_for_reading_sensors_leaves_the_one_that_steps_alone():
+    model = envs.make("walker", threads=1).world.model
+    before = model.opt.disableflags
+    assert without_forces(model).opt.disableflags != before
+    assert model.opt.disableflags == before
