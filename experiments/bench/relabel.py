@@ -77,10 +77,11 @@ def measure(env: HostEnv, task: str, stored: np.ndarray, sample: int, rounds: in
     Raises ValueError where rewards differ.
     """
     rows = np.random.default_rng(0).permutation(len(stored))[:sample]
+    original = suite.load("walker", task)
     calls = {
         "at once": lambda: at_once(env, task, stored),
         "one by one": lambda: one_by_one(env, task, stored[rows]),
-        "dm_control": lambda: by_dm_control(env, task, stored[rows]),
+        "dm_control": lambda: by_dm_control(original, stored[rows]),
     }
     first = {name: call() for name, call in calls.items()}  # also what the first call builds
     apart = {name: float(np.abs(first[name] - first["at once"][rows]).max()) for name in ("one by one", "dm_control")}
@@ -129,12 +130,12 @@ def one_by_one(env: HostEnv, task: str, stored: np.ndarray) -> np.ndarray:
     return np.array(rewards)
 
 
-def by_dm_control(env: HostEnv, task: str, stored: np.ndarray) -> np.ndarray:
-    """The same rewards from the suite's own task."""
-    original, rewards = suite.load("walker", task), []
+def by_dm_control(original: Any, stored: np.ndarray) -> np.ndarray:
+    """The same rewards from the suite's own environment of the task."""
+    moving, rewards = original.physics.get_state().size, []
     for state in stored.astype(np.float64):
         with original.physics.reset_context():
-            original.physics.set_state(state[1 : env.world.ctrl.start])
+            original.physics.set_state(state[1 : 1 + moving])  # behind the time
         rewards.append(original.task.get_reward(original.physics))
     return np.array(rewards)
 
