@@ -24,8 +24,10 @@ EXTRA_WORLDS = {  # these need the package of the same name as their module, whi
 }
 
 
-def make(name: str, form: str = "host", **options: Any) -> Env:
+def make(name: str, form: str = "host", pixels: int = 0, **options: Any) -> Env:
     """The world called `name`, on the CPU's threads (form "host") or traceable by JAX (form "mjx").
+
+    With `pixels` observations are stacks of frames of that size (`envs.pixels`), otherwise vectors.
 
     Every world takes the options `hold` (control steps per decision), `randomise` ("none", "standard", "hard" or a
     `Randomisation`) and, in its host form, `threads`; what else a world takes stands at its module's `make`. Raises
@@ -41,8 +43,11 @@ def make(name: str, form: str = "host", **options: Any) -> Env:
     valid = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     for option in options:
         if option not in valid:
-            raise InputError(f"unknown option '{option}' of world '{name}'; {nearest(option, valid)}")
-    return module_make(name, form, **options)
+            raise InputError(f"unknown option '{option}' of world '{name}'; {nearest(option, [*valid, 'pixels'])}")
+    if pixels and form == "mjx":
+        raise InputError("pixels belongs to form 'host'; leave it out for form 'mjx'")
+    env = module_make(name, form, **options)
+    return importlib.import_module("envs.pixels").PixelEnv(env, pixels) if pixels else env
 
 
 def needs(name: str) -> str | None:

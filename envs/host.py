@@ -8,9 +8,6 @@ that depend on acceleration.
 Randomised worlds step side by side, each on a copy of the model that has its episode's parameters.
 """
 
-import atexit
-import functools
-import gc
 import logging
 import os
 from typing import Any
@@ -22,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from embodied.types import Env, Obs, Quantities, RandomKey, Timestep
-from envs import dynamics
+from envs import dynamics, render
 from envs.compiled import without_forces
 from envs.model import WorldModel
 from envs.randomise import SEEDS, draw
@@ -30,7 +27,6 @@ from envs.randomise import SEEDS, draw
 log = logging.getLogger(__name__)
 
 HUGE = 1e10  # MuJoCo calls a state beyond this unstable and resets it
-NO_RENDERER = "no renderer: install libegl1 libgl1-mesa-dri (or libosmesa6) and set MUJOCO_GL=egl"
 
 
 class HostEnv(Env):
@@ -45,7 +41,6 @@ class HostEnv(Env):
         self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._still = without_forces(world.model)
         self._copies = dynamics.Copies(world) if world.randomised else None
-        self._renderer: mujoco.Renderer | None = None
 
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
@@ -109,32 +104,13 @@ class HostEnv(Env):
         Raises RuntimeError where no OpenGL is installed.
         """
         model, data = self.world.model, self._data[0]
-        renderer = self._renderer_of(size)
         mujoco.mj_setState(model, data, physics[: self.world.ctrl.start], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         mujoco.mj_forward(model, data)
-        renderer.update_scene(data, camera or self.world.camera or 0)
-        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            renderer.scene.flags[flag] = 0
-        return renderer.render().copy()
+        return render.draw(model, data, camera or self.world.camera or 0, size)
 
     def close(self) -> None:
-        """Frees the renderer, if one was made; one that is collected late corrupts the images of the next."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-            atexit.unregister(self.close)
-            gc.collect()
-
-    def _renderer_of(self, size: int) -> Any:
-        if self._renderer is None or self._renderer.width != size:
-            self.close()
-            if not _can_render():
-                raise RuntimeError(NO_RENDERER)
-            buffer = self.world.model.vis.global_
-            buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
-            self._renderer = mujoco.Renderer(self.world.model, size, size)
-            atexit.register(self.close)  # while the OpenGL library is still there
-        return self._renderer
+        """Frees the renderer, if one was made for this world."""
+        render.close(self.world.model)
 
     def _starts(self, generator: np.random.Generator, count: int) -> np.ndarray:
         world = self.world
@@ -214,14 +190,3 @@ def single(obs: Obs) -> dict[str, np.ndarray]:
 def usable_cores() -> int:
     """Processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@functools.cache
-def _can_render() -> bool:
-    # Tried once per process: after a failure MuJoCo aborts the process at the next attempt.
-    try:
-        mujoco.Renderer(mujoco.MjModel.from_xml_string("<mujoco/>"), 8, 8).close()
-    except Exception:  # which one depends on the OpenGL backend and on what of it is missing
-        return False
-    gc.collect()
-    return True

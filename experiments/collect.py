@@ -6,7 +6,7 @@ import functools
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from embodied.train import fetch, init_run, make_chunk
 from embodied.types import Env, InputError, Spec
 from envs import ogbench_play
 from envs.host import usable_cores
+from envs.pixels import frames, setting
 from experiments.presets import Collect
 
 
@@ -33,6 +34,8 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     starts = [{"start": start} for start in config.starts] or [{}]
     worlds = [make_env(config.world, config.hold, config.randomise, **options) for options in starts]
     env = worlds[0]
+    if config.pixels:
+        make_env(config.world, config.hold, pixels=config.pixels).reset(jax.random.key(0), 1)  # refused before the work
     if config.explorer in ogbench_play.STYLES:
         batches = _scripted(config)
     else:
@@ -40,10 +43,11 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     options = world_options(env, config.randomise)
     metadata = {"world": config.world, "options": options, "collector": dataclasses.asdict(config)}
     metadata["seed"] = config.seed
+    metadata |= {"frames": setting(env, config.pixels)} if config.pixels else {}
     started, done = time.perf_counter(), 0
     with store.Writer(out, f"{config.world}_{config.explorer}", metadata) as writer:
         for batch in batches:
-            for episode in batch:
+            for episode in with_frames(env, batch, config.pixels) if config.pixels else batch:
                 writer.add(episode)
             done += config.worlds
             if not quiet and (done * 5 // config.episodes != (done - config.worlds) * 5 // config.episodes):
@@ -61,8 +65,15 @@ def make_env(world: str, hold: int | None, randomise: str = "none", **options: A
 
 
 def world_options(env: Env, randomise: str) -> dict[str, Any]:
-    """What a dataset or a policy remembers of its world; nothing of a randomisation means that there is none."""
-    return {"hold": env.spec.hold} | ({} if randomise == "none" else {"randomise": randomise})
+    """What a dataset or a policy remembers of its world; no randomisation and no pixels are not mentioned."""
+    seen = {"pixels": env.spec.obs["pixels"][0]} if "pixels" in env.spec.obs else {}
+    return {"hold": env.spec.hold} | ({} if randomise == "none" else {"randomise": randomise}) | seen
+
+
+def with_frames(env: Env, episodes: Iterable[Mapping[str, np.ndarray]], size: int) -> Iterator[dict[str, np.ndarray]]:
+    """The episodes with an image of each of their states. Raises InputError where nothing can be drawn."""
+    for episode in episodes:
+        yield {**episode, "pixels": frames(env, episode["physics"], size)}
 
 
 def _noise(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
@@ -125,17 +136,24 @@ def _side_by_side(config: Collect) -> Iterator[list[dict[str, np.ndarray]]]:
             yield [next(made) for _ in range(config.worlds)]
 
 
-def load_data(directory: Path, world: str) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
-    """(episodes, metadata) of a native dataset; says so where its writer did not finish.
+def load_data(directory: Path, world: str, pixels: int = 0) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:
+    """(episodes, metadata) of a native dataset, with frames of that size; says so where its writer did not finish.
 
-    Raises InputError where it is of another world or holds numbers that are not finite.
+    Raises InputError where it is of another world, has no such frames, or holds numbers that are not finite.
     """
     metadata = store.read_metadata(directory)
     if metadata.get("world") != world:
         raise InputError(f"data: {directory} is of world '{metadata.get('world')}', expected '{world}'")
     if not metadata["complete"]:
         print(f"warning: {directory} is incomplete: its writer was stopped", file=sys.stderr)
-    episodes = store.read_episodes(directory)
+    shape = metadata["shapes"].get("pixels")
+    if pixels and shape != [pixels, pixels, 3]:
+        found = f"frames of {shape[0]} x {shape[1]}" if shape else "no frames"
+        raise InputError(
+            f"data: {directory} has {found}, pixels is {pixels}; draw them with: embodied data render {directory} "
+            f"--out DIR --pixels {pixels}"
+        )
+    episodes = store.read_episodes(directory, frames=pixels > 0)
     for index, episode in enumerate(episodes):
         for field in ("state", "action"):
             if not np.isfinite(episode[field]).all():

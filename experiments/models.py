@@ -32,4 +32,4 @@ def resolve(name: str, randomise: str | None = None) -> tuple[Policy, Any]:
 def world_of(policy: Policy, randomise: str | None = None) -> Env:
     """The world that a policy was trained in; `randomise` names another level of randomisation."""
     level = policy.options.get("randomise", "none") if randomise is None else randomise
-    return make_env(policy.world, policy.options.get("hold"), level)
+    return make_env(policy.world, policy.options.get("hold"), level, pixels=policy.options.get("pixels", 0))

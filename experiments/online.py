@@ -67,6 +67,8 @@ def make_source(
     online = experiment.online
     if not online.worlds:
         return dataset.from_dataset(stored, experiment.train.batch_size, agent.needs)
+    if "pixels" in env.spec.obs:
+        raise InputError(f"online: worlds must be 0 for a world that is seen in pixels, got {online.worlds}")
     _check(online, env, episodes)
     rows = online.decisions + 1
     one = jax.tree.map(lambda leaf: leaf[:rows], stored.steps)

@@ -27,6 +27,7 @@ AgentConfig = TypeVar(
 
 EXPLORERS = ("noise", "rnd", "play", "noisy")
 COLLECT_RANGES = {
+    "[0, inf)": ("pixels",),
     "[1, inf)": ("episodes", "decisions", "worlds", "updates"),
     "[2, inf)": ("batch_size",),
     "(0, inf)": ("correlation", "scale"),
@@ -37,7 +38,7 @@ ONLINE_RANGES = {
     "[1, inf)": ("decisions", "latent_hold", "capacity"),
     "[0, 1]": ("restarts", "prompted"),
 }
-EXPERIMENT_RANGES = {"[0, inf)": ("evaluate_every",), "[1, inf)": ("episodes", "buffer")}
+EXPERIMENT_RANGES = {"[0, inf)": ("evaluate_every", "pixels"), "[1, inf)": ("episodes", "buffer")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Experiment(Generic[AgentConfig]):
     episodes: int = 10  # per task and evaluation
     buffer: int = 20_000  # states kept with the policy for reward prompts
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
+    pixels: int = 0  # side of the frames that the agent sees in place of the state; 0 = it sees the state
 
     def __post_init__(self) -> None:
         check_choice("train", "randomise", self.randomise, tuple(LEVELS))
@@ -98,6 +100,7 @@ class Collect:
     hold: int | None = None  # control steps per decision; None = the world's default
     seed: int = 0
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
+    pixels: int = 0  # side of the frames that are drawn of each state; 0 = none
 
     def __post_init__(self) -> None:
         check_choice("collect", "randomise", self.randomise, tuple(LEVELS))

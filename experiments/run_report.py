@@ -11,7 +11,7 @@ from embodied.evaluate import Scores
 from embodied.policy import Policy
 from embodied.rollout import Trajectory
 from embodied.types import Env, InputError, Reward
-from envs.host import NO_RENDERER
+from envs.render import NO_RENDERER
 from experiments import figures, report, video
 from experiments.evaluate import act_tasks, baselines, task_features
 from experiments.report import Block, Facts, Figure, Section, Video

@@ -35,14 +35,16 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
 
     Raises InputError for data of another world, or an `out` that holds another experiment.
     """
-    env = make_env(experiment.world, experiment.hold, experiment.randomise)
-    episodes, metadata = load_data(data, experiment.world)
+    env = make_env(experiment.world, experiment.hold, experiment.randomise, pixels=experiment.pixels)
+    episodes, metadata = load_data(data, experiment.world, experiment.pixels)
     hold = metadata.get("options", {}).get("hold")
     if hold != env.spec.hold:
         raise InputError(
             f"data: was collected with hold={hold}, the experiment has {env.spec.hold}; pass --hold to one of the two"
         )
-    stored = dataset.from_episodes(episodes)
+    stored = dataset.from_episodes(episodes, pixels=experiment.pixels > 0)
+    if experiment.pixels:
+        episodes = []  # what they hold is in `stored`; frames are too large to be kept twice
     if stored.steps.physics.shape[1]:
         stored = stored.replace(steps=stored.steps.replace(physics=env.complete(stored.steps.physics)))
     elif experiment.evaluate_every:
@@ -137,7 +139,7 @@ def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
         count = min(experiment.buffer, len(stored.starts))
         index = np.asarray(stored.starts)[generator.permutation(len(stored.starts))[:count]] + 1
         steps = stored.steps
-    obs = {name: np.asarray(leaf[index]) for name, leaf in steps.obs.items()}
+    obs = {name: np.asarray(leaf) for name, leaf in dataset.observations(steps, index).items()}
     return Buffer(obs, np.asarray(steps.physics[index]))
 
 

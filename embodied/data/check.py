@@ -127,6 +127,9 @@ class _Census:
             bounds = _BOUNDS[field]
             outside = finite & ((columns < bounds[0] - _ROUNDING) | (columns > bounds[1] + _ROUNDING))
             self._rows(file, field, outside.any(axis=1), f"lies outside {list(bounds)}", episode)
+        if field == "pixels":
+            bare = (columns == columns[:, :1]).all(axis=1)
+            self._rows(file, field, bare, "is of a single shade: nothing was drawn", episode)
         zero: np.ndarray = np.logical_not(columns.any(axis=0))
         self._zero[field] = np.logical_and(zero, self._zero.get(field, zero))
         if finite.any():
@@ -144,7 +147,7 @@ class _Census:
         """The report, with the columns that were zero from the first to the last row."""
         name = path.resolve().name
         for field, zero in self._zero.items():
-            for column in np.flatnonzero(zero) if field not in ("reward", "terminals") else ():
+            for column in np.flatnonzero(zero) if field not in ("reward", "terminals", "pixels") else ():
                 message = f"column {column} is zero in every row"
                 if field in _INPUTS:
                     self.problem(name, field, None, message)

@@ -5,19 +5,24 @@ behind it, so an episode of T transitions takes T + 1 rows and its last row neve
 
 A life is what an episode holds up to a termination; a world that terminated goes on from a fresh start, which is no
 future of what was before. What agents need besides transitions (`Needs`) stays within a life.
+
+Frames are kept as they were drawn, uint8 and once each. An observation of them, "pixels", is a stack of the latest
+`STACK`, made when rows are drawn; where a life has fewer frames behind it, its first one is repeated.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
-from embodied.types import TRANSITIONS, Batch, Chain, InputError, Needs, Source
+from embodied.types import TRANSITIONS, Batch, Chain, InputError, Needs, Obs, Source
+
+STACK = 3  # frames that an observation of pixels shows
 
 
 @no_type_check
@@ -30,6 +35,8 @@ class Steps:
     reward: Float[Array, " M"]  # of the transition that begins in row i
     discount: Float[Array, " M"]  # of the transition that begins in row i
     physics: Float[Array, "M P"]  # float32 physics state of row i
+    frames: UInt8[Array, "M H W 3"] | None = None  # what a camera saw in row i
+    age: Int[Array, " M"] | None = None  # with frames: rows between the first of a life and row i
 
 
 @no_type_check
@@ -42,10 +49,11 @@ class Dataset:
     ends: Int[Array, " L"]
 
 
-def from_episodes(episodes: Sequence[Mapping[str, np.ndarray]]) -> Dataset:
+def from_episodes(episodes: Sequence[Mapping[str, np.ndarray]], pixels: bool = False) -> Dataset:
     """A dataset of host arrays from episodes with `state` [T+1, O], `action` [T, A], `physics` [T+1, P].
 
-    Optional: `reward` [T] (zeros), `discount` [T] (ones).
+    Optional: `reward` [T] (zeros), `discount` [T] (ones). With `pixels` observations are stacks of the episodes'
+    frames `pixels` [T+1, H, W, 3] in place of states; otherwise frames are left out.
     """
     if not episodes:
         raise InputError("dataset: needs at least one episode, got none")
@@ -59,23 +67,46 @@ def from_episodes(episodes: Sequence[Mapping[str, np.ndarray]]) -> Dataset:
 
     rows = lambda name: np.concatenate([np.asarray(e[name], np.float32) for e in episodes])  # noqa: E731
     steps = Steps(
-        obs={"state": rows("state")},
+        obs={} if pixels else {"state": rows("state")},
         action=np.concatenate([pad(e, "action", 0.0) for e in episodes]),
         reward=np.concatenate([pad(e, "reward", 0.0) for e in episodes]),
         discount=np.concatenate([pad(e, "discount", 1.0) for e in episodes]),
         physics=rows("physics"),
+        frames=np.concatenate([e["pixels"] for e in episodes]) if pixels else None,
+        age=np.concatenate([_ages(e) for e in episodes]) if pixels else None,
     )
     final = (steps.discount[starts] == 0) | np.isin(starts, offsets + lengths - 1)
     return Dataset(steps, starts.astype(np.int32), starts[final].astype(np.int32))
 
 
+def _ages(episode: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Rows [T+1] since the episode began or the world went on from a fresh start."""
+    row = np.arange(len(episode["action"]) + 1, dtype=np.int32)
+    ended = np.asarray(episode.get("discount", np.ones(len(row) - 1))) == 0
+    return row - np.maximum.accumulate(np.where(np.concatenate([[False], ended]), row, 0))
+
+
+def stack(steps: Steps, row: Int[Any, "*B"]) -> UInt8[Any, "*B H W channels"]:
+    """The latest `STACK` frames of the given rows, the oldest first, along the last axis."""
+    assert steps.frames is not None
+    assert steps.age is not None
+    rows = [row - steps.age[row].clip(0, back) for back in reversed(range(STACK))]
+    numpy = np if isinstance(steps.frames, np.ndarray) else jnp
+    return numpy.concatenate([steps.frames[one] for one in rows], -1)
+
+
+def observations(steps: Steps, row: Int[Any, "*B"]) -> Obs:
+    """What was observed in the given rows: leaves [*B, ...], of the rows' own kind (host or device)."""
+    seen = {name: leaf[row] for name, leaf in steps.obs.items()}
+    return seen if steps.frames is None else seen | {"pixels": stack(steps, row)}
+
+
 def gather(steps: Steps, index: Int[Array, " B"]) -> Batch:
     """The transitions that begin in the given rows."""
-    following = index + 1
     return Batch(
-        obs={name: leaf[index] for name, leaf in steps.obs.items()},
+        obs=observations(steps, index),
         action=steps.action[index],
-        next_obs={name: leaf[following] for name, leaf in steps.obs.items()},
+        next_obs=observations(steps, index + 1),
         reward=steps.reward[index],
         discount=steps.discount[index],
     )
@@ -95,13 +126,13 @@ def look_ahead(
     """
     if needs.future is not None:
         row = index + steps_ahead(key, last - index, needs.future)
-        batch = dataclasses.replace(batch, future={name: leaf[row] for name, leaf in steps.obs.items()})
+        batch = dataclasses.replace(batch, future=observations(steps, row))
     if needs.chain:
         row = index[:, None] + jnp.arange(needs.chain)[None]
         inside = (row < last[:, None]).astype(jnp.float32)
         row = jnp.minimum(row, last[:, None] - 1)
-        next_obs = {name: leaf[row + 1] for name, leaf in steps.obs.items()}
-        batch = dataclasses.replace(batch, chain=Chain(steps.action[row], next_obs, inside))
+        chain = Chain(steps.action[row], observations(steps, row + 1), inside)
+        batch = dataclasses.replace(batch, chain=chain)
     return batch
 
 

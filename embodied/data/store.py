@@ -29,6 +29,8 @@ from embodied.types import InputError
 
 INCOMPLETE = ".incomplete"
 METADATA = "metadata.json"
+# Names of the metadata that a writer fills in itself.
+WRITTEN = ("name", "date", "versions", "complete", "episodes", "transitions", "shapes", "shards")
 _PACKAGES = ("embodied-stack", "jax", "mujoco", "dm-control", "numpy", "tensorflow-datasets", "array-record")
 # Compression saved 7 % of a noisy walker dataset and made reading its records 3.5 times slower.
 _RECORD_OPTIONS = "group_size:1,uncompressed"
@@ -57,16 +59,8 @@ class Writer:
         self._directory, self._name, self._shard_bytes = Path(directory), name, shard_bytes
         if is_store(self._directory):
             raise InputError(f"dataset: {directory} already holds a dataset; choose another directory")
-        own = {
-            "name": name,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "versions": _versions(),
-            "complete": False,
-            "episodes": 0,
-            "transitions": 0,
-            "shapes": {},
-            "shards": [],
-        }
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        own = dict(zip(WRITTEN, (name, date, _versions(), False, 0, 0, {}, []), strict=True))
         if clash := sorted(own.keys() & metadata.keys()):
             raise InputError(f"dataset metadata: '{clash[0]}' is filled in by the writer; use another name")
         self._metadata: dict[str, Any] = {**json.loads(json.dumps(dict(metadata))), **own}
@@ -78,13 +72,12 @@ class Writer:
     def add(self, episode: Episode) -> None:
         """Nothing; appends an episode. Raises InputError for a field that does not fit and a full disk."""
         arrays = rlds.complete(episode)
-        shapes = {name: list(arrays[name].shape[1:]) for name in rlds.VECTORS}
+        shapes = {name: list(arrays[name].shape[1:]) for name in (*rlds.VECTORS, "pixels") if name in arrays}
         known = self._metadata["shapes"] or shapes
-        for name in rlds.VECTORS:
-            if shapes[name] != known[name]:
-                raise InputError(
-                    f"episode: '{name}' has {shapes[name][0]} columns, expected {known[name][0]} as before"
-                )
+        for name in known | shapes:
+            if shapes.get(name) != known.get(name):
+                found, expected = _columns(shapes, name), _columns(known, name)
+                raise InputError(f"episode: '{name}' has {found} columns, expected {expected} as before")
         self._metadata["shapes"] = known
         record = rlds.encode(arrays)
         if self._lengths and self._bytes + len(record) > self._shard_bytes:
@@ -174,8 +167,10 @@ def read_metadata(directory: Path) -> dict[str, Any]:
     return metadata
 
 
-def read_episodes(directory: Path, start: int = 0, stop: int | None = None) -> list[dict[str, np.ndarray]]:
-    """Episodes `start` to `stop` (exclusive; None: to the last), each with all five fields.
+def read_episodes(
+    directory: Path, start: int = 0, stop: int | None = None, frames: bool = True
+) -> list[dict[str, np.ndarray]]:
+    """Episodes `start` to `stop` (exclusive; None: to the last), each with all its fields; frames may be left out.
 
     Raises InputError naming the first file that is missing, truncated or changed, before any episode is read.
     """
@@ -188,12 +183,13 @@ def read_episodes(directory: Path, start: int = 0, stop: int | None = None) -> l
     for shard in metadata["shards"]:
         if fault := shard_fault(directory, shard):
             raise InputError(f"dataset: {directory / shard['file']} {fault}; copy it again")
+    shapes = {name: shape for name, shape in metadata["shapes"].items() if frames or name != "pixels"}
     episodes: list[dict[str, np.ndarray]] = []
     first = 0
     for shard in metadata["shards"]:
         low, high = max(start - first, 0), min(stop - first, shard["episodes"])
         if low < high:
-            episodes.extend(read_shard(directory / shard["file"], metadata["shapes"], low, high))
+            episodes.extend(read_shard(directory / shard["file"], shapes, low, high))
         first += shard["episodes"]
     return episodes
 
@@ -252,6 +248,10 @@ def _disk(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         raise InputError(f"dataset: cannot write {path}: {_line(error)}; finished shards are intact") from error
+
+
+def _columns(shapes: Mapping[str, Sequence[int]], name: str) -> str:
+    return " x ".join(map(str, shapes[name])) if name in shapes else "no"
 
 
 def _line(error: Exception) -> str:

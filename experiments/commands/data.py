@@ -1,4 +1,4 @@
-"""`embodied data check|info|import`: datasets on disk, ours and those of others."""
+"""`embodied data check|info|import|render`: datasets on disk, ours and those of others."""
 
 import dataclasses
 import re
@@ -15,8 +15,10 @@ from embodied.data import importers, store
 from embodied.data.check import check
 from embodied.data.rlds import Episode
 from embodied.types import Env, InputError, nearest
+from envs.pixels import setting
+from experiments.collect import with_frames
 
-ACTIONS = ("check", "info", "import")
+ACTIONS = ("check", "info", "import", "render")
 READERS = {"exorl": importers.read_exorl, "ogbench": importers.read_ogbench}
 STEP = 500  # episodes between two lines of progress
 
@@ -46,8 +48,17 @@ class Import:
     limit: int | None = None  # episodes; default: all
 
 
+@dataclasses.dataclass(frozen=True)
+class Render:
+    """A dataset again, with an image of each of its states."""
+
+    path: tyro.conf.Positional[Path]  # dataset directory
+    out: Path  # new directory of the dataset with frames
+    pixels: int = 64  # side of the frames
+
+
 def main(arguments: list[str]) -> None:
-    """Runs one of the three; raises InputError for another word."""
+    """Runs one of the four; raises InputError for another word."""
     if not arguments or arguments[0] not in (*ACTIONS, "-h", "--help"):
         hint = nearest(arguments[0], ACTIONS) if arguments else f"choose one of: {', '.join(ACTIONS)}"
         raise InputError(f"data: expected what to do first; {hint}")
@@ -67,6 +78,10 @@ def main(arguments: list[str]) -> None:
                 raise InputError(f"limit: must be at least 1, got {chosen.limit}")
             convert(chosen)
             print("\n".join([*info(chosen.out), f"check it:  embodied data check {chosen.out}"]))
+        case "render":
+            drawn = tyro.cli(Render, args=rest, prog=program)
+            render(drawn)
+            print("\n".join([*info(drawn.out), f"check it:  embodied data check {drawn.out}"]))
         case _:
             print(f"{__doc__}\n\n" + "\n".join(f"  embodied data {name} --help" for name in ACTIONS))
 
@@ -80,7 +95,7 @@ def info(directory: Path) -> list[str]:
         "made": f"{metadata['date']}{'' if metadata['complete'] else ', by a writer that was not closed'}",
         "episodes": f"{metadata['episodes']:,}",
         "transitions": f"{metadata['transitions']:,}",
-        "columns": ", ".join(f"{name} {shape[0]}" for name, shape in metadata["shapes"].items()),
+        "columns": ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in metadata["shapes"].items()),
         "size": f"{size / 2**20:.1f} MiB in {len(metadata['shards'])} shards",
         "sha256": store.state_digest(directory),
     }
@@ -109,6 +124,26 @@ def convert(chosen: Import) -> None:
             writer.add(episode)
             if count % STEP == 0:
                 _note(f"{count:,} episodes")
+
+
+def render(chosen: Render) -> None:
+    """Nothing; writes the episodes of a dataset with frames, drawn by the world that its metadata name.
+
+    Raises InputError for data of another world, without physics, or where nothing can be drawn.
+    """
+    metadata = store.read_metadata(chosen.path)
+    world, options = metadata.get("world"), {**metadata.get("options", {}), "pixels": chosen.pixels}
+    env = envs.make(str(world), **options)
+    if not env.spec.takes(metadata["shapes"]["physics"][0]):
+        raise InputError(f"data: the states of {chosen.path} carry no physics vector of world '{world}' to draw")
+    kept = {name: value for name, value in metadata.items() if name not in store.WRITTEN}
+    made = {"frames": setting(env, chosen.pixels), "rendered_from": store.state_digest(chosen.path)}
+    with store.Writer(chosen.out, metadata["name"], {**kept, **made}) as writer:
+        episodes = store.read_episodes(chosen.path, frames=False)
+        for count, episode in enumerate(with_frames(env, episodes, chosen.pixels), 1):
+            writer.add(episode)
+            if count % STEP == 0:
+                _note(f"{count:,} of {metadata['episodes']:,} episodes")
 
 
 def _checked(episodes: Iterator[Episode]) -> Iterator[Episode]:

@@ -1,0 +1,59 @@
+"""Draws what tests look at, in a process of its own: MuJoCo settles how it draws when it is first imported.
+
+Prints one JSON object: "error" where nothing can be drawn, otherwise the numbers that the tests compare.
+"""
+
+import json
+import os
+
+os.environ["MUJOCO_GL"] = os.environ.get("EMBODIED_TEST_GL", "egl")
+
+import jax
+import numpy as np
+
+import envs
+from embodied.types import InputError
+from envs.pixels import frames, setting
+
+
+def numbers() -> dict:
+    """What is seen of a ball in known places, by worlds that take turns and are thrown away."""
+    maze = envs.make("point_maze", threads=1, start="top_right")
+    seen = envs.make("point_maze", threads=1, pixels=64)
+    physics = np.zeros((2, maze.spec.physics))
+    physics[:, 1:3] = [[0.15, 0.15], [-0.15, -0.15]]
+    first = frames(maze, physics, 64)
+    walker = envs.make("walker", threads=1, pixels=48).reset(jax.random.key(0), 1).obs["pixels"]
+    maze.render(physics[0], "", 80)
+    again = envs.make("point_maze", threads=1, pixels=64)
+    after = seen.step(seen.reset_to(physics), np.ones((2, 2), np.float32))
+    drawn = frames(maze, np.asarray(after.physics), 64)
+    return {
+        "ball": redness(first),
+        "same_after_another_world": bool((again.observe(physics)[0]["pixels"][..., 6:] == first).all()),
+        "step": [
+            bool((after.obs["pixels"][..., low : low + 3] == one).all())
+            for low, one in ((0, first), (3, first), (6, drawn))
+        ],
+        "moved": bool((drawn != first).any()),
+        "walker": [list(walker.shape), str(walker.dtype), float(walker.std())],
+        "setting": setting(seen, 64),
+    }
+
+
+def redness(images: np.ndarray) -> list[list[int]]:
+    """(row, column) of the reddest pixel of each image, in the room that the ball is in."""
+    found = []
+    rooms = ((slice(2, 30), slice(34, 62)), (slice(34, 62), slice(2, 30)))
+    for image, (rows, columns) in zip(images.astype(int), rooms, strict=True):
+        red = (image[..., 0] - image[..., 1:].max(-1))[rows, columns]
+        row, column = np.unravel_index(red.argmax(), red.shape)
+        found.append([int(row) + rows.start, int(column) + columns.start])
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        print(json.dumps(numbers()))
+    except InputError as error:
+        print(json.dumps({"error": str(error)}))
