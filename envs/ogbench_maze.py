@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 from embodied.types import InputError, Quantity, nearest
-from envs.ogbench_host import ControlledWorld, State
+from envs.ogbench_world import ControlledWorld, State
 
 MAZES = {"antmaze_medium": "medium", "antmaze_large": "large"}
 NEAR, AWAY, SHAKEN = 0.5, 1.0, 0.1  # m from a goal; m from the middle of a cell at a start; of all else there

@@ -7,7 +7,7 @@ one, the first frame is repeated.
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class PixelEnv(Env):
         assert not env.spec.jittable
         self.env, self.size, self.tasks = env, size, env.tasks
         self.spec = dataclasses.replace(env.spec, obs={"pixels": (size, size, 3 * STACK)})
+        self.trials = {name: trial._replace(start=self._seen(trial.start)) for name, trial in env.trials.items()}
 
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
@@ -83,6 +84,9 @@ class PixelEnv(Env):
     def still(self, physics: Float[np.ndarray, "E P"]) -> UInt8[np.ndarray, "E H W C"]:
         """The stacks that worlds see which have not moved yet."""
         return np.tile(frames(self.env, physics, self.size), STACK)
+
+    def _seen(self, start: Callable[[RandomKey, int], Timestep]) -> Callable[[RandomKey, int], Timestep]:
+        return lambda key, count: self._start(start(key, count))
 
     def _start(self, ts: Timestep) -> Timestep:
         return ts.replace(obs={"pixels": self.still(ts.physics)})

@@ -38,6 +38,7 @@ def numbers() -> dict:
         "moved": bool((drawn != first).any()),
         "walker": [list(walker.shape), str(walker.dtype), float(walker.std())],
         "setting": setting(seen, 64),
+        "red_at_the_table": red_at_the_table(),
     }
 
 
@@ -50,6 +51,16 @@ def redness(images: np.ndarray) -> list[list[int]]:
         row, column = np.unravel_index(red.argmax(), red.shape)
         found.append([int(row) + rows.start, int(column) + columns.start])
     return found
+
+
+def red_at_the_table() -> list[int]:
+    """Red pixels of an image with OGBench's red cube in sight, and of one with the cube behind the camera."""
+    table = envs.make("cube_single", threads=1)
+    physics = np.array(table.begin(table.tasks["task1_horizontal"], jax.random.key(0), 2).physics)
+    joint = int(table.world.model.joint("object_joint_0").qposadr[0])
+    physics[1, 1 + joint : 4 + joint] = (9.0, 0.0, 0.02)
+    images = frames(table, physics, 96).astype(int)
+    return [int((image[..., 0] - image[..., 1:].max(-1) > 40).sum()) for image in images]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ from embodied.evaluate import EvaluateConfig, evaluate
 from embodied.rewards import Task
 from embodied.types import InputError, Quantity
 from envs.ogbench_arm import FLANGE, HIGH, HOME, JOINTS, LOW, PINCH, Arm
-from envs.ogbench_host import ControlledEnv, ControlledWorld, State, Switches
+from envs.ogbench_host import ControlledEnv
+from envs.ogbench_world import ControlledWorld, State, Switches
 
 AXES = ("0 0 1", "0 1 0", "0 1 0", "0 1 0", "0 0 1", "0 1 0")
 PLACES = ("0 0 .16", "0 .14 0", "0 -.13 .42", "0 0 .39", "0 .13 0", "0 0 .1")

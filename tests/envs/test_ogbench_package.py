@@ -11,7 +11,8 @@ import envs
 from embodied.types import InputError
 from envs import ogbench_maze, ogbench_table
 from envs.ogbench_arm import PINCH
-from envs.ogbench_host import ControlledEnv, State
+from envs.ogbench_host import ControlledEnv
+from envs.ogbench_world import State
 from tests.envs.test_worlds import (  # noqa: F401
     test_actions_beyond_their_range_are_clipped,
     test_equal_keys_give_equal_starts_and_others_differ,

@@ -42,6 +42,9 @@ def test_images_are_right_and_stay_so_when_worlds_and_sizes_take_turns():
     assert seen["moved"]
     assert seen["walker"][:2] == [[1, 48, 48, 9], "uint8"]
     assert seen["walker"][2] > 5
+    cube, nothing = seen["red_at_the_table"]
+    assert cube > 5
+    assert nothing == 0  # no mark of a goal, which the physics vector does not know
     assert {"size": 64, "shadows": False, "reflections": False, "multisampling": 0}.items() <= seen["setting"].items()
 
 
