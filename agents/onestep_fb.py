@@ -97,7 +97,16 @@ def make(config: Config, spec: Spec) -> Agent:
     see = observation_inputs(config.inputs, spec, ("state",))
     know = observation_inputs(config.inputs, spec, spec.trained_on)
     optimizer = adam_by_group({"forward": config.lr_forward, "backward": config.lr_backward})
-    pi = actor.make(config, config.actor_layers, spec.action)
+    pi = actor.make(
+        nets.encoders.actor(config.hidden, config.actor_layers, spec.action, dtype=config.matmul),
+        spec.action,
+        config.imitation,
+        rate=config.lr_actor,
+        noise=(config.noise, config.noise_clip),
+        smoothing=(config.noise, config.noise_clip),
+        pessimism=config.actor_pessimism,
+        dtype=config.matmul,
+    )
 
     def forward_of(params: Params, x: Array, action: Array) -> Array:
         return net["forward"].apply(params["forward"], jnp.concatenate([x, action], -1))

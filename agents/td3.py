@@ -5,7 +5,9 @@
 
 Paper: Fujimoto et al., arXiv 1802.09477. Differences from the paper: LayerNorm and tanh after the first layer (as all
 networks here); the actor maximises the mean of both critics; its delay is a gated step, so every update costs the same;
-targets move at every update. Where a world offers "privileged" observations, the critics read them too, the actor not.
+targets move at every update. Held to the data (`imitation`) it is flow Q-learning (arXiv 2502.02538) with TD3's
+critics, the top line of OGBench's tables. Where a world offers "privileged" observations, the critics read them too,
+the actor not.
 Prompts: Prior only (the task is the reward in the batch).
 """
 
@@ -18,10 +20,11 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from embodied import losses, nets
+from embodied import actor, losses, nets
+from embodied.actor import Imitation
 from embodied.data.normalize import Inputs, observation_inputs
 from embodied.nets.mlp import MatmulType
-from embodied.optim import soft_update
+from embodied.optim import pick, soft_update
 from embodied.ranges import check_choice, check_ranges
 from embodied.types import Agent, Batch, Obs, Prior, Prompt, RandomKey, Spec
 
@@ -45,6 +48,7 @@ class Config:
     actor_every: int = 2  # critic updates per actor update, at least 1
     noise: float = 0.2  # standard deviation of exploration and target actions
     noise_clip: float = 0.3  # largest noise on an action
+    imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
@@ -55,13 +59,13 @@ class Config:
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
-        return dataclasses.replace(self, hidden=16, lr=1e-3, tau=0.01)
+        return dataclasses.replace(self, hidden=16, lr=1e-3, tau=0.01, imitation=self.imitation.tiny())
 
 
 @no_type_check
 @struct.dataclass
 class State:
-    """Online parameters {actor, critic}, moving-average targets, optimiser state, update count for the actor delay."""
+    """Online parameters {actor, critic, flow if held}, targets, optimiser state, update count for the actor delay."""
 
     params: PyTree
     target: PyTree
@@ -74,22 +78,33 @@ def make(config: Config, spec: Spec) -> Agent:
     net = _networks(config, spec)
     see = observation_inputs(config.inputs, spec, ("state",))
     know = observation_inputs(config.inputs, spec, spec.trained_on)
+    pi = actor.make(
+        nets.encoders.Net(
+            lambda key, seen, z: net["actor"].init(key, seen),
+            lambda params, seen, z: jnp.tanh(net["actor"].apply(params, seen)),
+        ),
+        spec.action,
+        config.imitation,
+        rate=config.lr,
+        noise=(config.noise, config.noise_clip),
+        smoothing=(0.0, 0.0),
+        pessimism=0.0,
+        dtype=config.matmul,
+    )
     optimizer = optax.adam(config.lr)
+    averaged = ("actor", "critic")
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_actor, key_critic = jax.random.split(key)
-        params = {
-            "actor": net["actor"].init(key_actor, see(batch.obs)),
-            "critic": net["critic"].init(key_critic, jnp.concatenate([know(batch.obs), batch.action], -1)),
-        }
-        opt_state = {name: optimizer.init(group) for name, group in params.items()}
-        return State(params, jax.tree.map(jnp.copy, params), opt_state, jnp.int32(0))
+        params = pi.init(key_actor, see(batch.obs), _one(batch.action), batch.action)
+        params["critic"] = net["critic"].init(key_critic, jnp.concatenate([know(batch.obs), batch.action], -1))
+        opt_state = {"actor": pi.optimizer.init(pick(params, pi.groups)), "critic": optimizer.init(params["critic"])}
+        return State(params, jax.tree.map(jnp.copy, pick(params, averaged)), opt_state, jnp.int32(0))
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         x, next_x = know(batch.obs), know(batch.next_obs)
         params, target = state.params, state.target
-        mean = jnp.tanh(net["actor"].apply(target["actor"], see(batch.next_obs)))
-        next_action = losses.explore(key, mean, config.noise, config.noise_clip)
+        next_action = pi.act(target, see(batch.next_obs), _one(batch.action), key)
         next_value = net["critic"].apply(target["critic"], jnp.concatenate([next_x, next_action], -1))[..., 0]
         goal = jax.lax.stop_gradient(
             batch.reward + config.discount * batch.discount * losses.aggregate(next_value, 0.5)
@@ -100,17 +115,23 @@ def make(config: Config, spec: Spec) -> Agent:
         delta, critic_state = optimizer.update(grad, state.optimizer["critic"], params["critic"])
         critic = optax.apply_updates(params["critic"], delta)
 
-        actor_value, actor_grad = jax.value_and_grad(actor_objective)(params["actor"], net, critic, see(batch.obs), x)
-        delta, actor_state = optimizer.update(actor_grad, state.optimizer["actor"], params["actor"])
+        values = lambda action: net["critic"].apply(critic, jnp.concatenate([x, action], -1))  # noqa: E731
+        acting, actor_state, actor_metrics = pi.step(
+            params,
+            state.optimizer["actor"],
+            see(batch.obs),
+            _one(batch.action),
+            batch.action,
+            values,
+            jax.random.fold_in(key, 1),
+        )
         due = state.count % config.actor_every == 0
         choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(due, a, b), new, old)  # noqa: E731
-        actor = choose(optax.apply_updates(params["actor"], delta), params["actor"])
-        new_params = {"actor": actor, "critic": critic}
+        new_params = choose(acting, pick(params, pi.groups)) | {"critic": critic}
         opt_state = {"actor": choose(actor_state, state.optimizer["actor"]), "critic": critic_state}
-        new_state = State(new_params, soft_update(target, new_params, config.tau), opt_state, state.count + 1)
-        metrics = {"loss/critic": loss, "critic/value": value, "actor/value": -actor_value}
-        metrics |= {"grad/critic": optax.tree.norm(grad), "grad/actor": optax.tree.norm(actor_grad)}
-        return new_state, metrics
+        new_target = soft_update(target, pick(new_params, averaged), config.tau)
+        metrics = {"loss/critic": loss, "critic/value": value, "grad/critic": optax.tree.norm(grad)}
+        return State(new_params, new_target, opt_state, state.count + 1), metrics | actor_metrics
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         if not isinstance(prompt, Prior):
@@ -118,8 +139,8 @@ def make(config: Config, spec: Spec) -> Agent:
         return jnp.zeros((0,))
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        mean = jnp.tanh(net["actor"].apply(params["actor"], see(obs)))
-        return (mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)), carry
+        seen = see(obs)
+        return pi.act(params, seen, _one(seen), key), carry
 
     return Agent(init, update, prompt, lambda count: (), act, (Prior,))
 
@@ -139,9 +160,6 @@ def critic_loss(
     return jnp.square(value - goal[None]).mean(1).sum(), value.mean()
 
 
-def actor_objective(
-    params: PyTree, net: dict[str, nets.encoders.Net], critic: PyTree, seen: Float[Array, "B S"], x: Float[Array, "B I"]
-) -> Float[Array, ""]:
-    """-mean value, by what the critic reads (x), of the actor's own actions, by what it sees; only it gets gradient."""
-    action = jnp.tanh(net["actor"].apply(params, seen))
-    return -net["critic"].apply(critic, jnp.concatenate([x, action], -1)).mean()
+def _one(rows: Float[Array, "B n"]) -> Float[Array, "B 1"]:
+    """The latent of the only task: a value is its product with one successor feature, the critic's output."""
+    return jnp.ones((len(rows), 1))

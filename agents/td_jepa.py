@@ -132,7 +132,16 @@ def make(config: Config, spec: Spec) -> Agent:
     learned = encoders + predictors
     rates = {"phi": config.lr_phi, "psi": config.lr_psi}
     optimizer = adam_by_group({name: rates.get(name, config.lr_predictor) for name in learned})
-    pi = actor.make(config, config.layers, spec.action)
+    pi = actor.make(
+        nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
+        spec.action,
+        config.imitation,
+        rate=config.lr_actor,
+        noise=(config.noise, config.noise_clip),
+        smoothing=(config.noise, config.noise_clip),
+        pessimism=config.actor_pessimism,
+        dtype=config.matmul,
+    )
     held = config.imitation.weight > 0  # then the actor reads the state itself
     task = "phi" if config.symmetric else "psi"  # the encoder whose successor features are values
 

@@ -12,7 +12,7 @@ Without a key an actor is deterministic: it adds no noise, and one that takes no
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array
 
 from embodied import losses
-from embodied.nets import encoders
+from embodied.nets.encoders import Net, flow_field
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group
 from embodied.ranges import check_ranges
@@ -47,26 +47,6 @@ class Imitation:
         return dataclasses.replace(self, hidden=16, layers=1, steps=2)
 
 
-@runtime_checkable
-class Config(Protocol):
-    """What an agent's configuration says about its actor."""
-
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def noise(self) -> float: ...
-    @property
-    def noise_clip(self) -> float: ...
-    @property
-    def actor_pessimism(self) -> float: ...
-    @property
-    def lr_actor(self) -> float: ...
-    @property
-    def imitation(self) -> Imitation: ...
-    @property
-    def matmul(self) -> MatmulType: ...
-
-
 Successors = Callable[[Array], Array]  # action [B, A] -> heads of successor features [K, B, D]
 
 
@@ -81,13 +61,27 @@ class Actor(NamedTuple):
     step: Callable[[Params, Any, Array, Array, Array, Successors, RandomKey], tuple[Params, Any, dict[str, Array]]]
 
 
-def make(config: Config, layers: int, action: int) -> Actor:
-    """The actor with so many hidden layers behind its embeddings, for that many action components."""
-    net = encoders.actor(config.hidden, layers, action, dtype=config.matmul)
-    field = encoders.flow_field(config.imitation.hidden, config.imitation.layers, action, dtype=config.matmul)
-    held = config.imitation.weight > 0
+def make(
+    net: Net,
+    action: int,
+    imitation: Imitation,
+    *,
+    rate: float,
+    noise: tuple[float, float],
+    smoothing: tuple[float, float],
+    pessimism: float,
+    dtype: MatmulType,
+) -> Actor:
+    """The actor of `net` (seen, z) -> [B, A] in (-1, 1), which reads the noise behind `seen` where it is held.
+
+    `rate` is its learning rate; `noise` the deviation and largest value of what explores where it is alone, `smoothing`
+    the same of what is added to actions that it learns from; `pessimism` how much disagreement of the heads is
+    subtracted from values; `dtype` that of the flow's products.
+    """
+    field = flow_field(imitation.hidden, imitation.layers, action, dtype=dtype)
+    held = imitation.weight > 0
     groups = ("actor", "flow") if held else ("actor",)
-    optimizer = adam_by_group({"actor": config.lr_actor} | ({"flow": config.imitation.lr} if held else {}))
+    optimizer = adam_by_group({"actor": rate} | ({"flow": imitation.lr} if held else {}))
 
     def init(key: RandomKey, seen: Array, z: Array, actions: Array) -> Params:
         if not held:
@@ -96,33 +90,31 @@ def make(config: Config, layers: int, action: int) -> Actor:
         flow = field.init(key_flow, seen, actions, jnp.zeros((len(actions), 1)))
         return {"actor": net.init(key_actor, jnp.concatenate([seen, actions], -1), z), "flow": flow}
 
-    def noisy(params: Params, seen: Array, z: Array, noise: Array) -> Array:
-        return net.apply(params["actor"], jnp.concatenate([seen, noise], -1), z)
+    def noisy(params: Params, seen: Array, z: Array, w: Array) -> Array:
+        return net.apply(params["actor"], jnp.concatenate([seen, w], -1), z)
 
     def act(params: Params, seen: Array, z: Array, key: RandomKey | None) -> Array:
         if held:
             shape = (len(seen), action)
             return noisy(params, seen, z, jnp.zeros(shape) if key is None else jax.random.normal(key, shape))
         mean = net.apply(params["actor"], seen, z)
-        return mean if key is None else losses.explore(key, mean, config.noise, config.noise_clip)
+        return mean if key is None else losses.explore(key, mean, *noise)
 
     def alone(params: Params, seen: Array, z: Array, actions: Array, successors: Successors, key: RandomKey) -> Any:
-        mean = net.apply(params["actor"], seen, z)
-        noise = (config.noise, config.noise_clip)
-        return losses.latent_policy_loss(mean, successors, z, key, *noise, config.actor_pessimism)
+        return losses.latent_policy_loss(net.apply(params["actor"], seen, z), successors, z, key, *smoothing, pessimism)
 
     def imitating(params: Params, seen: Array, z: Array, actions: Array, successors: Successors, key: RandomKey) -> Any:
         key_actor, key_flow, key_time = jax.random.split(key, 3)
-        noise = jax.random.normal(key_actor, actions.shape)
-        chosen = noisy(params, seen, z, noise)
+        w = jax.random.normal(key_actor, actions.shape)
+        chosen = noisy(params, seen, z, w)
         heads = (successors(chosen) * z[None]).sum(-1)
-        value = losses.aggregate(heads, config.actor_pessimism).mean()
+        value = losses.aggregate(heads, pessimism).mean()
         velocity = lambda x, time: field.apply(params["flow"], seen, x, time)  # noqa: E731
-        teacher = jax.lax.stop_gradient(losses.follow_flow(velocity, noise, config.imitation.steps))
+        teacher = jax.lax.stop_gradient(losses.follow_flow(velocity, w, imitation.steps))
         distance = jnp.square(chosen - teacher).mean()
         flow = losses.flow_loss(velocity, jax.random.normal(key_flow, actions.shape), actions, key_time)
         size = jax.lax.stop_gradient(jnp.abs(heads).mean())
-        loss = -value / jnp.maximum(size, 1e-6) + config.imitation.weight * distance + flow
+        loss = -value / jnp.maximum(size, 1e-6) + imitation.weight * distance + flow
         metrics = {"actor/value": value, "actor/saturation": (jnp.abs(chosen) > 0.95).mean()}
         return loss, metrics | {"actor/imitation": distance, "loss/flow": flow}
 

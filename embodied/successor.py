@@ -147,7 +147,16 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     net = _networks(config)
     see = observation_inputs(config.inputs, spec, ("state",))
     know = knowing(config, spec)
-    pi = actor.make(config, config.layers, spec.action)
+    pi = actor.make(
+        encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
+        spec.action,
+        config.imitation,
+        rate=config.lr_actor,
+        noise=(config.noise, config.noise_clip),
+        smoothing=(config.noise, config.noise_clip),
+        pessimism=config.actor_pessimism,
+        dtype=config.matmul,
+    )
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
     shared = spec.trained_on == ("state",) and not config.imitation.weight
     learned = tuple(dict.fromkeys(("encoder", "successor", *method.groups)))

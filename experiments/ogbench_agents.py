@@ -7,10 +7,17 @@ value was chosen among several per world, the one nearest their middle stands he
 import dataclasses
 from typing import Any
 
-from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, td_jepa
+from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, td3, td_jepa
 from embodied.actor import Imitation
 
-WORLDS = ("cube_single", "cube_double", "scene", "puzzle_3x3", "antmaze_medium", "antmaze_large")
+WORLDS = {  # world -> its first task, which the single-task learner learns unless told otherwise
+    "cube_single": "task1_horizontal",
+    "cube_double": "task1_single_pnp",
+    "scene": "task1_open",
+    "puzzle_3x3": "task1",
+    "antmaze_medium": "task1",
+    "antmaze_large": "task1",
+}
 
 
 def published(world: str) -> dict[str, Any]:
@@ -35,6 +42,7 @@ def published(world: str) -> dict[str, Any]:
         "onestep_fb": onestep_fb.Config(
             **shared | {"layers": 4}, actor_layers=2, z_dim=128, backward_hidden=512, backward_layers=4
         ),
+        "td3": td3.Config(**shared | {"layers": 4}, lr=3e-4),
     }
 
 
@@ -48,7 +56,7 @@ def _smaller(config: Any) -> Any:
     changes = {name: 256 for name in names if name.endswith("hidden")}
     changes |= {name: 2 for name in names if name.endswith("_layers")}
     changes |= {name: 3e-4 for name in names if name.startswith("lr_")}
-    imitation = dataclasses.replace(config.imitation, hidden=256, layers=3)
+    imitation = dataclasses.replace(config.imitation, hidden=256, layers=2)
     return dataclasses.replace(
         config, **changes, layers=config.layers // 2, tau=0.01, inputs="standardized", imitation=imitation
     )

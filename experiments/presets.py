@@ -239,11 +239,15 @@ for _name, _config in _PUBLISHED.items():
             f"{_world}-{_name}-small": Experiment(_world, _small, _SMALL_TRAIN, _SMALL_HOLD, _ONLINE),
             f"{_world}-{_name}": Experiment(_world, _config, _PUBLISHED_TRAIN),
         }
-for _world in ogbench_agents.WORLDS:
-    for _name, _config in ogbench_agents.small(_world).items():
-        PRESETS[f"{_world}-{_name}-small"] = Experiment(_world, _config, TrainConfig(updates=20_000, batch_size=256))
-    for _name, _config in ogbench_agents.published(_world).items():
-        PRESETS[f"{_world}-{_name}"] = Experiment(_world, _config, TrainConfig(updates=1_000_000, batch_size=256))
+for _world, _task in ogbench_agents.WORLDS.items():
+    for _size, _agents, _updates in (
+        ("-small", ogbench_agents.small(_world), 20_000),
+        ("", ogbench_agents.published(_world), 1_000_000),
+    ):
+        for _name, _config in _agents.items():
+            PRESETS[f"{_world}-{_name}{_size}"] = Experiment(
+                _world, _config, TrainConfig(_updates, 256), task=_task if _name == "td3" else None
+            )
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),

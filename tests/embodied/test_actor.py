@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 
 from agents import byol_gamma, fb, onestep_fb, td_jepa
-from embodied import actor, losses
+from embodied import actor, losses, nets
 from embodied.actor import Imitation
 from embodied.nets.encoders import count
 from embodied.types import InputError, Spec
 from tests.agents.chains import random_batch
 
 HELD = Imitation(weight=3.0)
-# Sizes and rates of the bandit; what does not concern its actor stays published.
-SMALL = td_jepa.Config(hidden=32, lr_actor=3e-3)
 
 
 def published(obs, action):
@@ -75,8 +73,10 @@ def test_teacher_stays_within_the_limits_of_actions():
 
 def learned(weight, updates=600):
     """Actions without and with noise after learning from data at -0.5 and +0.5, where the value is the action."""
-    config = dataclasses.replace(SMALL, imitation=Imitation(weight, hidden=32, layers=2, steps=5, lr=3e-3))
-    pi = actor.make(config, layers=1, action=1)
+    imitation = Imitation(weight, hidden=32, layers=2, steps=5, lr=3e-3)
+    exploring = {"noise": (0.2, 0.3), "smoothing": (0.2, 0.3), "pessimism": 0.0}
+    net = nets.encoders.actor(32, 1, 1)
+    pi = actor.make(net, 1, imitation, rate=3e-3, **exploring, dtype="float32")
     seen, z = jnp.ones((128, 1)), jnp.ones((128, 1))
     params = pi.init(jax.random.key(0), seen, z, seen)
     successors = lambda action: jnp.stack([action, action])  # noqa: E731
