@@ -17,19 +17,21 @@ import numpy as np
 import envs
 from agents import rnd
 from embodied.data import collect, replay, store
+from embodied.policy import Policy
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.train import fetch, init_run, make_chunk
-from embodied.types import Env, InputError, Spec
+from embodied.types import Env, Goal, InputError, Spec
 from envs import ogbench_play
 from envs.host import usable_cores
 from envs.pixels import frames, setting
 from experiments.presets import Collect
 
 
-def run(config: Collect, out: Path, quiet: bool = False) -> Path:
-    """The directory of the finished dataset.
+def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None = None) -> Path:
+    """The directory of the finished dataset; `policy` is what `config.policy` names.
 
-    Raises InputError where `out` already holds one, and NonFiniteError where the explorer diverges.
+    Raises InputError where `out` already holds one or the policy does not fit, and NonFiniteError where the explorer
+    diverges.
     """
     starts = [{"start": start} for start in config.starts] or [{}]
     worlds = [make_env(config.world, config.hold, config.randomise, **options) for options in starts]
@@ -39,7 +41,12 @@ def run(config: Collect, out: Path, quiet: bool = False) -> Path:
     if config.explorer in ogbench_play.STYLES:
         batches = _scripted(config)
     else:
-        batches = map(collect.episodes, (_noise if config.explorer == "noise" else _rnd)(config, worlds))
+        if config.explorer == "goals":
+            assert policy is not None
+            rollouts = _goals(config, worlds, policy)
+        else:
+            rollouts = (_noise if config.explorer == "noise" else _rnd)(config, worlds)
+        batches = map(collect.episodes, rollouts)
     options = world_options(env, config.randomise)
     metadata = {"world": config.world, "options": options, "collector": dataclasses.asdict(config)}
     metadata["seed"] = config.seed
@@ -113,6 +120,37 @@ def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
         trajectory = rollout(env, behave, env.reset(key_reset, config.worlds), carry, config.decisions, key_roll)
         yield trajectory
         state = state.replace(source=replay.add(state.source, collect.as_steps(trajectory), rows))
+
+
+def _goals(config: Collect, worlds: Sequence[Env], policy: Policy) -> Iterator[Trajectory]:
+    """A policy explores on its way to states of its own buffer, one after the other. Raises InputError at once."""
+    env, agent = worlds[0], policy.agent
+    theirs = {"world": policy.world, "hold": policy.options.get("hold", env.spec.hold)}
+    for field, value in {"world": config.world, "hold": env.spec.hold}.items():
+        if theirs[field] != value:
+            raise InputError(f"collect: the {field} of policy '{config.policy}' must be {value}, got {theirs[field]}")
+    if Goal not in agent.prompts:
+        raise InputError(f"collect: policy '{config.policy}' must take goals, got an agent '{policy.agent_name}'")
+    return _from_goal_to_goal(config, worlds, policy)
+
+
+def _from_goal_to_goal(config: Collect, worlds: Sequence[Env], policy: Policy) -> Iterator[Trajectory]:
+    agent, goals = policy.agent, -(-config.decisions // config.goal_hold)
+    behave = collect.changing_latents(agent, config.goal_hold)
+    obs = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in policy.buffer.obs.items()}
+
+    @jax.jit
+    def draw(key: jax.Array) -> jax.Array:
+        """Latents [E, S, D]."""
+        index = jax.random.randint(key, (config.worlds, goals), 0, len(policy.buffer.physics))
+        one = lambda row: agent.prompt(policy.params, Goal({name: leaf[row] for name, leaf in obs.items()}), key)  # noqa: E731
+        return jax.vmap(jax.vmap(one))(index)
+
+    for i in range(config.episodes // config.worlds):
+        key_goals, key_reset, key_roll = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), i), 3)
+        carry = (policy.params, draw(key_goals), jnp.int32(0), agent.carry(config.worlds))
+        start = worlds[i % len(worlds)].reset(key_reset, config.worlds)
+        yield rollout(worlds[i % len(worlds)], behave, start, carry, config.decisions, key_roll)
 
 
 def _scripted(config: Collect) -> Iterator[list[dict[str, np.ndarray]]]:

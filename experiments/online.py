@@ -72,7 +72,7 @@ def make_source(
     _check(online, env, episodes)
     rows = online.decisions + 1
     one = jax.tree.map(lambda leaf: leaf[:rows], stored.steps)
-    behave = _changing_latents(agent, online.latent_hold)
+    behave = collect.changing_latents(agent, online.latent_hold)
     asks = bool(online.quantities) and Reward in agent.prompts
     undirected, answer = _undirected(agent, online), _answers(agent, env, online)
 
@@ -196,14 +196,3 @@ def _mix(z: jax.Array, latents: jax.Array, share: Any, key: jax.Array) -> jax.Ar
     key_mask, key_pick = jax.random.split(key)
     mask = jax.random.bernoulli(key_mask, share, (*z.shape[:2], 1))
     return jnp.where(mask, latents[jax.random.randint(key_pick, z.shape[:2], 0, len(latents))], z)
-
-
-def _changing_latents(agent: Agent, hold: int) -> Any:
-    """Exploring behaviour with carry (params, z [E, S, D], decision, inner): latent S = decision // hold."""
-
-    def behave(obs: Any, carry: tuple, key: jax.Array) -> tuple[jax.Array, tuple]:
-        params, z, decision, inner = carry
-        action, inner = agent.act(params, obs, z[:, decision // hold], inner, key)
-        return action, (params, z, decision + 1, inner)
-
-    return behave

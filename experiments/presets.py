@@ -25,10 +25,10 @@ AgentConfig = TypeVar(
 )
 
 
-EXPLORERS = ("noise", "rnd", "play", "noisy")
+EXPLORERS = ("noise", "rnd", "goals", "play", "noisy")
 COLLECT_RANGES = {
     "[0, inf)": ("pixels",),
-    "[1, inf)": ("episodes", "decisions", "worlds", "updates"),
+    "[1, inf)": ("episodes", "decisions", "worlds", "updates", "goal_hold"),
     "[2, inf)": ("batch_size",),
     "(0, inf)": ("correlation", "scale"),
     "[0, 4294967296)": ("seed",),
@@ -85,8 +85,9 @@ class Collect:
     """How reward-free data is made."""
 
     world: str
-    # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), or a scripted arm at OGBench's tables:
-    # "play" (it plans, with correlated noise) or "noisy" (it answers states, with white noise)
+    # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), "goals" (a policy, from one goal
+    # to the next), or a scripted arm at OGBench's tables: "play" (it plans, with correlated noise) or "noisy" (it
+    # answers states, with white noise)
     explorer: str = "noise"
     episodes: int = 100
     decisions: int = 500  # per episode
@@ -97,6 +98,8 @@ class Collect:
     explorer_config: rnd.Config = rnd.Config()
     updates: int = 250  # RND updates per batch of episodes
     batch_size: int = 256  # of RND updates
+    policy: str = ""  # the run or model that goes from goal to goal
+    goal_hold: int = 50  # decisions until its next goal
     hold: int | None = None  # control steps per decision; None = the world's default
     seed: int = 0
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
@@ -106,6 +109,9 @@ class Collect:
         check_choice("collect", "randomise", self.randomise, tuple(LEVELS))
         check_choice("collect", "explorer", self.explorer, EXPLORERS)
         check_ranges("collect", self, COLLECT_RANGES)
+        if bool(self.policy) != (self.explorer == "goals"):
+            wanted = "a run or a model" if self.explorer == "goals" else "left out"
+            raise InputError(f"collect: explorer '{self.explorer}' needs policy to be {wanted}, got '{self.policy}'")
         if self.episodes % self.worlds:
             raise InputError(f"collect: episodes ({self.episodes}) must be a multiple of worlds ({self.worlds})")
 
@@ -253,6 +259,7 @@ COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
     "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50, starts=_STARTS, hold=_SMALL_HOLD),
     "walker-rnd": dataclasses.replace(_RND, world="walker"),
+    "walker-goals": Collect("walker", "goals", 1000, 500, 50, policy="walker", hold=_SMALL_HOLD),
     "cheetah-rnd": dataclasses.replace(_RND, world="cheetah"),
     "quadruped-rnd": dataclasses.replace(_RND, world="quadruped"),
     "robot_dog-rnd": dataclasses.replace(_RND, world="robot_dog", starts=("stand", "anyhow"), hold=None),

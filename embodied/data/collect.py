@@ -1,4 +1,4 @@
-"""Making data: coloured-noise behaviour, and episodes from trajectories."""
+"""Making data: coloured noise, latents that change on the way, and episodes from trajectories."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from embodied.data.dataset import Steps
 from embodied.rollout import Behaviour, Trajectory
-from embodied.types import Obs, RandomKey
+from embodied.types import Agent, Carry, Obs, Params, RandomKey
 
 
 def coloured_noise(correlation: float, scale: float = 1.0) -> Behaviour:
@@ -33,6 +33,20 @@ def coloured_noise(correlation: float, scale: float = 1.0) -> Behaviour:
 def noise_carry(action: int, count: int) -> tuple[Array, Array]:
     """The start of `coloured_noise` for E = count worlds."""
     return jnp.zeros((count, action)), jnp.zeros(count, bool)
+
+
+def changing_latents(agent: Agent, hold: int) -> Behaviour:
+    """The agent exploring along tracks of latents, with carry (params, z [E, S, D], decision, inner).
+
+    The latent of a decision is number S = decision // hold.
+    """
+
+    def behave(obs: Obs, carry: tuple[Params, Array, Array, Carry], key: RandomKey) -> tuple[Any, Any]:
+        params, z, decision, inner = carry
+        action, inner = agent.act(params, obs, z[:, decision // hold], inner, key)
+        return action, (params, z, decision + 1, inner)
+
+    return behave
 
 
 def episodes(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:

@@ -10,6 +10,7 @@ from embodied.train import NonFiniteError
 from experiments import collect
 from experiments.cli import NON_FINITE
 from experiments.commands import choose_preset
+from experiments.models import resolve
 from experiments.presets import COLLECT, Collect
 
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> None:
 
     preset, out = tyro.cli(command, args=rest, prog=f"embodied collect {name}")
     try:
-        collect.run(preset, out)
+        collect.run(preset, out, policy=resolve(preset.policy)[0] if preset.policy else None)
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(NON_FINITE) from None
