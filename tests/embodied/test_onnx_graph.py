@@ -12,6 +12,7 @@ import pytest
 
 import agents
 import embodied.policy
+from embodied.actor import Imitation
 from embodied.export.onnx_graph import to_onnx
 from embodied.export.stablehlo import from_stablehlo, to_stablehlo
 from embodied.types import Goal, InputError, Spec
@@ -88,6 +89,19 @@ def test_exported_agent_acts_as_the_agent_does(name, inputs):
     difference, operators = worst(exported(name, inputs=inputs), wanted, STATES, latents(dim))
     assert difference <= 1e-5, f"{difference} with {len(operators)} nodes"
     assert len(operators) <= 45, f"{len(operators)} nodes: {operators}"
+
+
+@pytest.mark.parametrize("name", ["td_jepa", "fb", "onestep_fb", "byol", "td3"])
+def test_actor_that_is_held_to_the_data_is_exported_without_flow_and_noise(name):
+    held = {"imitation": Imitation(weight=3.0).tiny()}
+    agent, params, dim = tiny(name, **held)
+    wanted = jax.jit(acting(agent, params))(STATES, latents(dim))[0]
+    model = exported(name, **held)
+    difference, operators = worst(model, wanted, STATES, latents(dim))
+    assert difference <= 1e-5, f"{difference} with {len(operators)} nodes"
+    assert not [name for name in operators if name.startswith("Random")]
+    kept = sum(np.prod(one.dims) for one in model.graph.initializer)
+    assert kept < sum(leaf.size for leaf in jax.tree.leaves(params["actor"])) + 200
 
 
 def test_shipped_walker_is_exported_with_few_nodes():
