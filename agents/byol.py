@@ -42,19 +42,18 @@ def build(owner: str, config: Config, spec: Spec, needs: Needs) -> Agent:
     net, know = successor.feature_net(config), successor.knowing(config, spec)
     predictor = encoders.dynamics(config.hidden, config.layers, config.z_dim, dtype=config.matmul)
 
-    def init(key: RandomKey, batch: Batch) -> Params:
+    def init(key: RandomKey, x: Array, action: Array) -> Params:
         key_features, key_predictor = jax.random.split(key)
-        x = know(batch.obs)
         latent = jnp.zeros((x.shape[0], config.z_dim))
-        return {"features": net.init(key_features, x), "predictor": predictor.init(key_predictor, latent, batch.action)}
+        return {"features": net.init(key_features, x), "predictor": predictor.init(key_predictor, latent, action)}
 
     def embed(params: Params, x: Array) -> Array:
         return net.apply(params["features"], x)
 
     def loss(params: Params, target: Params, batch: Batch, key: RandomKey) -> tuple[Array, dict[str, Array]]:
         ahead = batch.next_obs if needs.future is None else batch.future
-        aim = jax.lax.stop_gradient(embed(target, know(ahead)))
-        here = embed(params, know(batch.obs))
+        aim = jax.lax.stop_gradient(embed(target, know.read(params, ahead)))
+        here = embed(params, know.read(params, batch.obs))
         prediction = losses.latent_prediction_loss(predictor.apply(params["predictor"], here, batch.action), aim)
         orthonormal = losses.orthonormality_loss(here)
         metrics = {"loss/prediction": prediction, "loss/orth_features": orthonormal}

@@ -25,12 +25,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from embodied import actor, losses, nets, prompts
+from embodied import actor, losses, nets, prompts, sight
 from embodied.actor import Imitation
-from embodied.data.normalize import Inputs, observation_inputs
+from embodied.data.normalize import Inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
 from embodied.ranges import check_choice, check_ranges
+from embodied.sight import Image, Sight
 from embodied.types import (
     TRANSITIONS,
     Agent,
@@ -86,6 +87,7 @@ class Config:
     noise_clip: float = 0.3  # largest noise on an action
     imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    image: Image = Image()  # how observations of pixels are read
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class Config:
             lr_actor=1e-3,
             tau=0.01,
             imitation=self.imitation.tiny(),
+            image=self.image.tiny(),
         )
 
 
@@ -125,10 +128,10 @@ class State:
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are encoder (e), forward (F), backward (B) and actor."""
-    net, know = networks(config), observation_inputs(config.inputs, spec, spec.trained_on)
+    net, (_, know, recall) = networks(config), sights(config, spec)
 
     def loss(params: Params, target: Params, batch: Batch, z: Array, measure: Array) -> Any:
-        x, next_x = know(batch.obs), know(batch.next_obs)
+        x, next_x = know.read(params, batch.obs), recall.read(params, batch.next_obs)
         return world_loss(params, net, config, x, next_x, z, batch.action, measure, config.discount * batch.discount)
 
     return build("fb", config, spec, loss)
@@ -157,26 +160,27 @@ def build(
         pessimism=config.actor_pessimism,
         dtype=config.matmul,
     )
-    see = observation_inputs(config.inputs, spec, ("state",))
-    know = observation_inputs(config.inputs, spec, spec.trained_on)
+    see, know, recall = sights(config, spec)
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
-    shared = spec.trained_on == ("state",) and not config.imitation.weight
+    shared = spec.trained_on == spec.acted_on and not config.imitation.weight
     averaged = ("encoder", "forward", "backward")
-    learned = (*averaged, *more)
-    rates = {name: config.lr_forward if name in ("encoder", "forward") else config.lr_backward for name in learned}
+    learned = (*averaged, *know.groups, *recall.groups, *more)
+    towards = ("encoder", "forward", *know.groups)
+    rates = {name: config.lr_forward if name in towards else config.lr_backward for name in learned}
     optimizer = adam_by_group(rates)
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_encoder, key_forward, key_backward, key_actor = jax.random.split(key, 4)
-        x = know(batch.obs)
+        params = know.init(key) | recall.init(key)
+        x = know.read(params, batch.obs)
         encoded = jnp.zeros((x.shape[0], config.encoder_dim))
         z = jnp.zeros((x.shape[0], config.z_dim))
-        params = {
+        params |= {
             "encoder": net["encoder"].init(key_encoder, x),
             "forward": net["forward"].init(key_forward, encoded, z, batch.action),
-            "backward": net["backward"].init(key_backward, x),
+            "backward": net["backward"].init(key_backward, recall.read(params, batch.obs)),
         }
-        params |= pi.init(key_actor, encoded if shared else see(batch.obs), z, batch.action)
+        params |= pi.init(key_actor, encoded if shared else see.read(params, batch.obs), z, batch.action)
         params |= {name: one(jax.random.fold_in(key, i)) for i, (name, one) in enumerate(more.items())}
         opt_state = {
             "world": optimizer.init(pick(params, learned)),
@@ -186,15 +190,16 @@ def build(
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_z, key_target, key_actor = jax.random.split(key, 3)
-        x, next_x = know(batch.obs), know(batch.next_obs)
-        params, target = state.params, state.target
-        goals = net["backward"].apply(params["backward"], next_x)
+        params, target, batch = state.params, state.target, sight.shifted(config, batch, key)
+        x, next_x = know.read(params, batch.obs), know.read(params, batch.next_obs)
+        after = recall.read(params, batch.next_obs)
+        goals = net["backward"].apply(params["backward"], after)
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        next_action = pi.act(params, next_encoded if shared else see(batch.next_obs), z, key_target)
+        next_action = pi.act(params, next_encoded if shared else see.read(params, batch.next_obs), z, key_target)
         next_forward = net["forward"].apply(target["forward"], next_encoded, z, next_action)
-        next_backward = net["backward"].apply(target["backward"], next_x)
+        next_backward = net["backward"].apply(target["backward"], after)
         measure = losses.target_measure(next_forward, next_backward, config.pessimism)
 
         grad, metrics = jax.grad(world_loss, has_aux=True)(pick(params, learned), target, batch, z, measure)
@@ -202,7 +207,7 @@ def build(
         world = optax.apply_updates(pick(params, learned), delta)
 
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
-        seen = encoded if shared else see(batch.obs)
+        seen = encoded if shared else see.read(params, batch.obs)
 
         successors = lambda action: net["forward"].apply(world["forward"], encoded, z, action)  # noqa: E731
         acting, actor_state, actor_metrics = pi.step(
@@ -218,13 +223,13 @@ def build(
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:
-        return net["backward"].apply(params["backward"], know(obs))
+        return net["backward"].apply(params["backward"], recall.read(params, obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         return prompts.answer_by_correlation(owner, functools.partial(features, params), config.z_dim, prompt, key)
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        x = see(obs)
+        x = see.read(params, obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
         seen = net["encoder"].apply(params["encoder"], x) if shared else x
         return pi.act(params, seen, z, key), carry
@@ -232,12 +237,21 @@ def build(
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density against the data, so the return is F . E[r B], with r uncentred.
         weights = (prompt.reward[:, None] * features(params, prompt.obs)).mean(0)
-        x = net["encoder"].apply(params["encoder"], know(obs))
+        x = net["encoder"].apply(params["encoder"], know.read(params, obs))
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
         heads = net["forward"].apply(params["forward"], x, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, needs)
+
+
+def sights(config: Config, spec: Spec) -> tuple[Sight, Sight, Sight]:
+    """What feeds the actor, e and B; actor and e share an image encoder."""
+    return (
+        sight.make(config, spec, spec.acted_on, "encoder_image"),
+        sight.make(config, spec, spec.trained_on, "encoder_image"),
+        sight.make(config, spec, spec.trained_on, "backward_image"),
+    )
 
 
 def networks(config: Config) -> dict[str, nets.encoders.Net]:

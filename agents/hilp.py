@@ -41,20 +41,21 @@ def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are features (f_1 and f_2), encoder, successor and actor."""
     net, know = successor.feature_net(config, on_sphere=False, members=2), successor.knowing(config, spec)
 
-    def init(key: RandomKey, batch: Batch) -> Params:
-        return {"features": net.init(key, know(batch.obs))}
+    def init(key: RandomKey, x: Array, action: Array) -> Params:
+        return {"features": net.init(key, x)}
 
     def embed(params: Params, x: Array) -> Array:
         return net.apply(params["features"], x)[0]
 
     def loss(params: Params, target: Params, batch: Batch, key: RandomKey) -> tuple[Array, dict[str, Array]]:
-        x = know(batch.obs)
-        goal = losses.sample_goals(key, know(batch.future), x, config.random_goals)
+        x, next_x, future = (know.read(params, obs) for obs in (batch.obs, batch.next_obs, batch.future))
+        goal = losses.sample_goals(key, future, x, config.random_goals)
+        place = losses.sample_goals(key, know.same(batch.future), know.same(batch.obs), config.random_goals)
         both = lambda group, *inputs: [net.apply(group["features"], one) for one in inputs]  # noqa: E731
         here, there = both(params, x, goal)
-        slow_here, slow_next, slow_there = both(target, x, know(batch.next_obs), goal)
+        slow_here, slow_next, slow_there = both(target, x, next_x, goal)
         value = distance_value(here, there)
-        going = (x != goal).any(-1).astype(jnp.float32)
+        going = (know.same(batch.obs) != place).any(-1).astype(jnp.float32)
         aim, advantage = losses.goal_targets(
             distance_value(slow_next, slow_there), distance_value(slow_here, slow_there), going, config.discount
         )

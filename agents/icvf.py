@@ -58,11 +58,11 @@ class Config(successor.Config):
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are features, encoder, intention (T), mixing (A, B), and others."""
-    net, know = _networks(config), successor.knowing(config, spec)
+    net = _networks(config)
+    look, know = successor.knowing(config, spec, "encoder"), successor.knowing(config, spec)
 
-    def init(key: RandomKey, batch: Batch) -> Params:
+    def init(key: RandomKey, x: Array, action: Array) -> Params:
         key_features, key_encoder, key_intention, key_mixing = jax.random.split(key, 4)
-        x = know(batch.obs)
         return {
             "features": net["features"].init(key_features, x),
             "encoder": net["encoder"].init(key_encoder, x),
@@ -80,12 +80,17 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def loss(params: Params, target: Params, batch: Batch, key: RandomKey) -> tuple[Array, dict[str, Array]]:
         key_goal, key_intention, key_same = jax.random.split(key, 3)
-        x, next_x = know(batch.obs), know(batch.next_obs)
-        goal = losses.sample_goals(key_goal, know(batch.future), x, config.random_goals)
-        wish = jax.random.permutation(key_intention, goal)
-        goal = jnp.where(jax.random.bernoulli(key_same, config.same_goals, (len(x), 1)), wish, goal)
 
-        going, wishing = ((next_x != there).any(-1).astype(jnp.float32) for there in (goal, wish))
+        def choose(future: Array, states: Array) -> tuple[Array, Array]:
+            goal = losses.sample_goals(key_goal, future, states, config.random_goals)
+            wish = jax.random.permutation(key_intention, goal)
+            return jnp.where(jax.random.bernoulli(key_same, config.same_goals, (len(goal), 1)), wish, goal), wish
+
+        x, next_x = look.read(params, batch.obs), look.read(params, batch.next_obs)
+        goal, wish = choose(know.read(params, batch.future), know.read(params, batch.obs))
+        places = choose(know.same(batch.future), know.same(batch.obs))
+        after = know.same(batch.next_obs)
+        going, wishing = ((after != place).any(-1).astype(jnp.float32) for place in places)
         bootstrapped = going if config.mask == "goal" else wishing
         next_value = value(target, next_x, goal, wish)
         aim = jax.lax.stop_gradient(-going[None] + config.discount * bootstrapped[None] * next_value)

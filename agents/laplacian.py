@@ -35,14 +35,15 @@ def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are features, encoder, successor and actor."""
     net, know = successor.feature_net(config), successor.knowing(config, spec)
 
-    def init(key: RandomKey, batch: Batch) -> Params:
-        return {"features": net.init(key, know(batch.obs))}
+    def init(key: RandomKey, x: Array, action: Array) -> Params:
+        return {"features": net.init(key, x)}
 
     def embed(params: Params, x: Array) -> Array:
         return net.apply(params["features"], x)
 
     def loss(params: Params, target: Params, batch: Batch, key: RandomKey) -> tuple[Array, dict[str, Array]]:
-        slow, orthonormal = feature_loss(embed(params, know(batch.obs)), embed(params, know(batch.next_obs)))
+        here, there = (embed(params, know.read(params, obs)) for obs in (batch.obs, batch.next_obs))
+        slow, orthonormal = feature_loss(here, there)
         return slow + config.c_orth * orthonormal, {"loss/slowness": slow, "loss/orth_features": orthonormal}
 
     return successor.make("laplacian", config, spec, successor.Method(("features",), init, loss, embed))

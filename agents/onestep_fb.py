@@ -24,11 +24,12 @@ import optax
 from jaxtyping import Array
 
 from agents import fb
-from embodied import actor, losses, nets, prompts
+from embodied import actor, losses, nets, prompts, sight
 from embodied.actor import Imitation
-from embodied.data.normalize import Inputs, observation_inputs
+from embodied.data.normalize import Inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
+from embodied.sight import Image
 from embodied.types import Agent, Batch, Goal, Motion, Needs, Obs, Params, Prior, Prompt, RandomKey, Reward, Spec
 
 RANGES = {
@@ -68,6 +69,7 @@ class Config:
     noise_clip: float = 0.3  # largest noise on an action
     imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    image: Image = Image()  # how observations of pixels are read
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
@@ -85,6 +87,7 @@ class Config:
             lr_actor=1e-3,
             tau=0.01,
             imitation=self.imitation.tiny(),
+            image=self.image.tiny(),
         )
 
 
@@ -94,9 +97,12 @@ LEARNED = ("forward", "backward")
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are forward (F), backward (B) and actor."""
     net = _networks(config)
-    see = observation_inputs(config.inputs, spec, ("state",))
-    know = observation_inputs(config.inputs, spec, spec.trained_on)
-    optimizer = adam_by_group({"forward": config.lr_forward, "backward": config.lr_backward})
+    see = sight.make(config, spec, spec.acted_on, "forward_image")
+    know = sight.make(config, spec, spec.trained_on, "forward_image")
+    recall = sight.make(config, spec, spec.trained_on, "backward_image")
+    learned = (*LEARNED, *know.groups, *recall.groups)
+    towards = ("forward", *know.groups)
+    optimizer = adam_by_group({name: config.lr_forward if name in towards else config.lr_backward for name in learned})
     pi = actor.make(
         nets.encoders.actor(config.hidden, config.actor_layers, spec.action, dtype=config.matmul),
         spec.action,
@@ -113,27 +119,30 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def init(key: RandomKey, batch: Batch) -> fb.State:
         key_forward, key_backward, key_actor = jax.random.split(key, 3)
-        x = know(batch.obs)
-        params = {
+        params = know.init(key) | recall.init(key)
+        x = know.read(params, batch.obs)
+        params |= {
             "forward": net["forward"].init(key_forward, jnp.concatenate([x, batch.action], -1)),
-            "backward": net["backward"].init(key_backward, x),
+            "backward": net["backward"].init(key_backward, recall.read(params, batch.obs)),
         }
-        params |= pi.init(key_actor, see(batch.obs), jnp.zeros((x.shape[0], config.z_dim)), batch.action)
+        seen, z = see.read(params, batch.obs), jnp.zeros((x.shape[0], config.z_dim))
+        params |= pi.init(key_actor, seen, z, batch.action)
         opt_state = {
-            "world": optimizer.init(pick(params, LEARNED)),
+            "world": optimizer.init(pick(params, learned)),
             "actor": pi.optimizer.init(pick(params, pi.groups)),
         }
         return fb.State(params, jax.tree.map(jnp.copy, pick(params, LEARNED)), opt_state)
 
     def world_loss(params: Params, target: Params, batch: Batch) -> tuple[Array, dict[str, Array]]:
-        next_x, next_action = know(batch.next_obs), batch.chain.action[:, 1]
-        next_backward = net["backward"].apply(target["backward"], next_x)
+        next_x, next_action = know.read(params, batch.next_obs), batch.chain.action[:, 1]
+        after = recall.read(params, batch.next_obs)
+        next_backward = net["backward"].apply(target["backward"], after)
         measure = losses.target_measure(forward_of(target, next_x, next_action), next_backward, config.pessimism)
         # Where the world ended nothing is bootstrapped, and no next action is missing.
         weight = jnp.maximum(batch.chain.inside[:, 1], 1.0 - batch.discount)
 
-        forward = forward_of(params, know(batch.obs), batch.action)
-        backward = net["backward"].apply(params["backward"], next_x)
+        forward = forward_of(params, know.read(params, batch.obs), batch.action)
+        backward = net["backward"].apply(params["backward"], after)
         ratio = losses.density_ratio_loss(forward, backward, measure, config.discount, batch.discount, weight)
         orthonormal = losses.orthonormality_loss(backward)
         loss = ratio + config.c_orth * orthonormal
@@ -142,38 +151,40 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def update(state: fb.State, batch: Batch, key: RandomKey) -> tuple[fb.State, dict[str, Array]]:
         key_z, key_actor = jax.random.split(key)
-        params, target = state.params, state.target
-        goals = net["backward"].apply(params["backward"], know(batch.next_obs))
+        params, target, batch = state.params, state.target, sight.shifted(config, batch, key)
+        goals = net["backward"].apply(params["backward"], recall.read(params, batch.next_obs))
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
-        grad, metrics = jax.grad(world_loss, has_aux=True)(pick(params, LEARNED), target, batch)
-        delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, LEARNED))
-        world = optax.apply_updates(pick(params, LEARNED), delta)
+        grad, metrics = jax.grad(world_loss, has_aux=True)(pick(params, learned), target, batch)
+        delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, learned))
+        world = optax.apply_updates(pick(params, learned), delta)
 
-        successors = lambda action: forward_of(world, know(batch.obs), action)  # noqa: E731
+        x = know.read(params, batch.obs)
+        successors = lambda action: forward_of(world, x, action)  # noqa: E731
         acting, actor_state, actor_metrics = pi.step(
-            params, state.optimizer["actor"], see(batch.obs), z, batch.action, successors, key_actor
+            params, state.optimizer["actor"], see.read(params, batch.obs), z, batch.action, successors, key_actor
         )
         opt_state = {"world": world_state, "actor": actor_state}
         metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad)}
-        return fb.State(world | acting, soft_update(target, world, config.tau), opt_state), metrics
+        target = soft_update(target, pick(world, LEARNED), config.tau)
+        return fb.State(world | acting, target, opt_state), metrics
 
     def features(params: Params, obs: Obs) -> Array:
-        return net["backward"].apply(params["backward"], know(obs))
+        return net["backward"].apply(params["backward"], recall.read(params, obs))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         read = functools.partial(features, params)
         return prompts.answer_by_correlation("onestep_fb", read, config.z_dim, prompt, key)
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        x = see(obs)
+        x = see.read(params, obs)
         return pi.act(params, x, jnp.broadcast_to(z, (x.shape[0], config.z_dim)), key), carry
 
     def value(params: Params, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density of probability against the data, so E[r B] gives the mean reward; r is not centred.
         weights = (prompt.reward[:, None] * features(params, prompt.obs)).mean(0)
         action, _ = act(params, obs, z, (), None)
-        return losses.aggregate(forward_of(params, know(obs), action) @ weights, config.actor_pessimism)
+        return losses.aggregate(forward_of(params, know.read(params, obs), action) @ weights, config.actor_pessimism)
 
     kinds = (Reward, Goal, Motion, Prior)
     return Agent(init, update, prompt, lambda count: (), act, kinds, value, Needs(chain=2))

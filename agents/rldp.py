@@ -19,7 +19,6 @@ from jaxtyping import Array
 
 from agents import fb
 from embodied import losses, nets
-from embodied.data.normalize import observation_inputs
 from embodied.ranges import join_ranges
 from embodied.types import Agent, Batch, Needs, Obs, Params, RandomKey, Spec
 
@@ -39,29 +38,29 @@ class Config(fb.Config):
 
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world; its parameter groups are those of forward-backward, and predictor (P)."""
-    net, know = fb.networks(config), observation_inputs(config.inputs, spec, spec.trained_on)
+    net, (_, know, recall) = fb.networks(config), fb.sights(config, spec)
     predictor = nets.encoders.dynamics(config.hidden, config.layers, config.z_dim, members=0, dtype=config.matmul)
 
     def init(key: RandomKey) -> Params:
         return predictor.init(key, jnp.zeros((1, config.z_dim)), jnp.zeros((1, spec.action)))
 
-    def encode_chain(params: Params, obs: Obs) -> Array:
+    def encode_chain(params: Params, online: Params, obs: Obs) -> Array:
         flat = {name: leaf.reshape(-1, *leaf.shape[2:]) for name, leaf in obs.items()}
-        encoded = net["backward"].apply(params["backward"], know(flat))
+        encoded = net["backward"].apply(params["backward"], recall.read(online, flat))
         return encoded.reshape(-1, config.horizon, config.z_dim)
 
     def loss(params: Params, target: Params, batch: Batch, z: Array, measure: Array) -> tuple[Array, dict[str, Array]]:
-        encoded = net["encoder"].apply(params["encoder"], know(batch.obs))
+        encoded = net["encoder"].apply(params["encoder"], know.read(params, batch.obs))
         forward = net["forward"].apply(params["forward"], encoded, z, batch.action)
-        after = jax.lax.stop_gradient(net["backward"].apply(params["backward"], know(batch.next_obs)))
+        after = jax.lax.stop_gradient(net["backward"].apply(params["backward"], recall.read(params, batch.next_obs)))
         loss_fb, metrics = losses.forward_backward_loss(forward, after, measure, config.discount * batch.discount)
 
-        here = net["backward"].apply(params["backward"], know(batch.obs))
+        here = net["backward"].apply(params["backward"], recall.read(params, batch.obs))
         latent, latents = here, []
         for step in range(config.horizon):
             latent = predictor.apply(params["predictor"], latent, batch.chain.action[:, step])
             latents.append(latent)
-        aim = jax.lax.stop_gradient(encode_chain(target, batch.chain.next_obs))
+        aim = jax.lax.stop_gradient(encode_chain(target, params, batch.chain.next_obs))
         prediction = losses.chain_loss(jnp.stack(latents, 1), aim, batch.chain.inside)
         orthonormal = losses.orthonormality_loss(here)
         loss = loss_fb + prediction + config.c_orth * orthonormal

@@ -29,12 +29,13 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from embodied import actor, losses, nets, prompts
+from embodied import actor, losses, nets, prompts, sight
 from embodied.actor import Imitation
-from embodied.data.normalize import Inputs, observation_inputs
+from embodied.data.normalize import Inputs
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
 from embodied.ranges import check_choice, check_ranges
+from embodied.sight import Image
 from embodied.types import Agent, Batch, Goal, InputError, Motion, Obs, Prior, Prompt, RandomKey, Reward, Spec
 
 RANGES = {
@@ -80,6 +81,7 @@ class Config:
     noise_clip: float = 0.3  # largest noise on an action
     imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    image: Image = Image()  # how observations of pixels are read
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ class Config:
             lr_actor=1e-3,
             tau=0.01,
             imitation=self.imitation.tiny(),
+            image=self.image.tiny(),
         )
 
 
@@ -125,12 +128,14 @@ def make(config: Config, spec: Spec) -> Agent:
             "encoder and must not see them, got True"
         )
     net = _networks(config)
-    see = observation_inputs(config.inputs, spec, ("state",))
-    know = observation_inputs(config.inputs, spec, spec.trained_on)
+    task = "phi" if config.symmetric else "psi"  # the encoder whose successor features are values
+    see = sight.make(config, spec, spec.acted_on, "phi_image")
+    know = sight.make(config, spec, spec.trained_on, f"{task}_image")
     encoders = ("phi",) if config.symmetric else ("phi", "psi")
     predictors = ("predict_psi",) if config.symmetric else ("predict_psi", "predict_phi")
-    learned = encoders + predictors
-    rates = {"phi": config.lr_phi, "psi": config.lr_psi}
+    averaged = encoders + predictors
+    learned = tuple(dict.fromkeys(averaged + see.groups + know.groups))
+    rates = {"phi": config.lr_phi, "phi_image": config.lr_phi, "psi": config.lr_psi, "psi_image": config.lr_psi}
     optimizer = adam_by_group({name: rates.get(name, config.lr_predictor) for name in learned})
     pi = actor.make(
         nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
@@ -142,34 +147,35 @@ def make(config: Config, spec: Spec) -> Agent:
         pessimism=config.actor_pessimism,
         dtype=config.matmul,
     )
-    held = config.imitation.weight > 0  # then the actor reads the state itself
-    task = "phi" if config.symmetric else "psi"  # the encoder whose successor features are values
+    held = config.imitation.weight > 0  # then the actor reads the input of phi itself
 
     def init(key: RandomKey, batch: Batch) -> State:
         keys = dict(zip(("phi", "psi", "predict_psi", "predict_phi", "actor"), jax.random.split(key, 5), strict=True))
-        x = see(batch.obs)
+        params = see.init(key) | know.init(key)
+        x = see.read(params, batch.obs)
         phi = jnp.zeros((x.shape[0], config.phi_dim))
         z = jnp.zeros((x.shape[0], config.z_dim))
         inputs = {
             "phi": (x,),
-            "psi": (know(batch.obs),),
+            "psi": (know.read(params, batch.obs),),
             "predict_psi": (phi, z, batch.action),
             "predict_phi": (z, z, batch.action),
         }
-        params = {name: net[name].init(keys[name], *inputs[name]) for name in learned}
+        params |= {name: net[name].init(keys[name], *inputs[name]) for name in averaged}
         params |= pi.init(keys["actor"], x if held else phi, z, batch.action)
         opt_state = {
             "world": optimizer.init(pick(params, learned)),
             "actor": pi.optimizer.init(pick(params, pi.groups)),
         }
-        target = jax.tree.map(jnp.copy, pick(params, learned))
+        target = jax.tree.map(jnp.copy, pick(params, averaged))
         return State(params | {"covariance": jnp.eye(config.z_dim)}, target, opt_state)
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_z, key_target, key_actor = jax.random.split(key, 3)
-        x, known = see(batch.obs), know(batch.obs)
-        next_x, next_known = see(batch.next_obs), know(batch.next_obs)
-        params, target = state.params, state.target
+        params, target, batch = state.params, state.target, sight.shifted(config, batch, key)
+        x, next_x, next_known = (
+            one.read(params, obs) for one, obs in ((see, batch.obs), (see, batch.next_obs), (know, batch.next_obs))
+        )
         goals = net[task].apply(params[task], next_known)
         if config.scale_goals:
             goals = jnp.linalg.solve(params["covariance"] + 1e-6 * jnp.eye(config.z_dim), goals.T).T
@@ -185,9 +191,11 @@ def make(config: Config, spec: Spec) -> Agent:
             heads = net["predict_phi"].apply(target["predict_phi"], next_psi, z, next_action)
             targets["predict_phi"] = losses.successor_target(next_phi, heads, discount, config.pessimism)
 
-        grad, (metrics, psi) = jax.grad(world_loss, has_aux=True)(
-            pick(params, learned), net, config, x, known, z, batch.action, targets
-        )
+        def loss(world: PyTree) -> tuple[Array, tuple[dict[str, Array], Array]]:
+            inputs = see.read(world, batch.obs), know.read(world, batch.obs)
+            return world_loss(world, net, config, *inputs, z, batch.action, targets)
+
+        grad, (metrics, psi) = jax.grad(loss, has_aux=True)(pick(params, learned))
         delta, world_state = optimizer.update(grad, state.optimizer["world"], pick(params, learned))
         world = optax.apply_updates(pick(params, learned), delta)
 
@@ -199,27 +207,26 @@ def make(config: Config, spec: Spec) -> Agent:
         )
         covariance = 0.995 * params["covariance"] + 0.005 * (psi.T @ psi) / psi.shape[0]
         new_params = world | acting | {"covariance": jax.lax.stop_gradient(covariance)}
-        new_state = State(
-            new_params, soft_update(target, world, config.tau), {"world": world_state, "actor": actor_state}
-        )
+        new_target = soft_update(target, pick(world, averaged), config.tau)
+        new_state = State(new_params, new_target, {"world": world_state, "actor": actor_state})
         metrics |= actor_metrics | {"grad/world": optax.tree.norm(grad)}
         return new_state, metrics
 
     def features(params: PyTree, obs: Obs) -> Array:
-        return net[task].apply(params[task], know(obs))
+        return net[task].apply(params[task], know.read(params, obs))
 
     def prompt(params: PyTree, prompt: Prompt, key: RandomKey) -> Array:
         see_task = functools.partial(features, params)
         return prompts.answer_by_regression("td_jepa", see_task, params["covariance"], prompt, key)
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        x = see(obs)
+        x = see.read(params, obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
         return pi.act(params, x if held else net["phi"].apply(params["phi"], x), z, key), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
-        phi = net["phi"].apply(params["phi"], see(obs))
+        phi = net["phi"].apply(params["phi"], see.read(params, obs))
         z = jnp.broadcast_to(z, (phi.shape[0], config.z_dim))
         heads = net["predict_psi"].apply(params["predict_psi"], phi, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from embodied import prompts
 from embodied.policy import Policy
 from embodied.rollout import Behaviour
-from embodied.types import Agent, Carry, InputError, Obs, Params, RandomKey, Reward
+from embodied.types import Agent, Carry, InputError, Obs, Params, RandomKey, Reward, obs_type
 
 # The value is computed from the prompt's rows at every step; so many fix the reward's weights well enough.
 VALUE_ROWS = 2048
@@ -43,7 +43,7 @@ class Ensemble:
 
     def act(self, obs: Obs, carry: Carry) -> tuple[Float[np.ndarray, " A"], Carry]:
         """The action for one observation (leaves without a batch axis), in [-1, 1], and the next carry."""
-        batched = {name: jnp.asarray(leaf, jnp.float32)[None] for name, leaf in obs.items()}
+        batched = {name: jnp.asarray(leaf, obs_type(name))[None] for name, leaf in obs.items()}
         behave = _compiled(self.policy.agent)
         action, (_, _, inner) = behave(batched, (self.params, None, carry), jax.random.key(0))
         return np.asarray(action[0]), inner

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 from embodied.nets.encoders import project
 
@@ -111,8 +111,8 @@ def successor_loss(prediction: Float[Array, "k n d"], target: Float[Array, "n d"
 
 
 def sample_goals(
-    key: Key[Array, ""], future: Float[Array, "n o"], states: Float[Array, "n o"], ratio: float
-) -> Float[Array, "n o"]:
+    key: Key[Array, ""], future: Num[Array, "n o"], states: Num[Array, "n o"], ratio: float
+) -> Num[Array, "n o"]:
     """Goals: each row's own future, or with probability `ratio` a state of another row (a permutation of them)."""
     key_permutation, key_mask = jax.random.split(key)
     use_random = jax.random.bernoulli(key_mask, ratio, (len(states), 1))

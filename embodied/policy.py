@@ -22,7 +22,7 @@ from jaxtyping import Float, PyTree
 
 from embodied.deploy.files import from_json, read_json, read_npz, write_json
 from embodied.prompts import check_solver
-from embodied.types import Agent, Goal, InputError, Obs, Prompt, Reward, Spec
+from embodied.types import Agent, Goal, InputError, Obs, Prompt, Reward, Spec, obs_type
 
 FORMAT = 1  # of the folder; readers refuse newer ones
 FOLDER = "the folder of a trained policy"
@@ -125,7 +125,7 @@ class Prompted:
         """The action for one observation (leaves without a batch axis), in [-1, 1], and the next carry."""
         step, inner = carry
         z = self.z if self.z.ndim == 1 else self.z[min(step, len(self.z) - 1)]
-        batched = {name: jnp.asarray(leaf, jnp.float32)[None] for name, leaf in obs.items()}
+        batched = {name: jnp.asarray(leaf, obs_type(name))[None] for name, leaf in obs.items()}
         action, inner = _act(self.policy)(self.policy.params, batched, jnp.asarray(z), inner)
         return np.asarray(action[0]), (step + 1, inner)
 

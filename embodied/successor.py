@@ -23,13 +23,14 @@ import optax
 from flax import struct
 from jaxtyping import Array, PyTree
 
-from embodied import actor, losses, prompts
+from embodied import actor, losses, prompts, sight
 from embodied.actor import Imitation
-from embodied.data.normalize import Inputs, observation_inputs
+from embodied.data.normalize import Inputs
 from embodied.nets import encoders
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group, pick, soft_update
 from embodied.ranges import check_choice, check_ranges
+from embodied.sight import Image, Sight
 from embodied.types import (
     TRANSITIONS,
     Agent,
@@ -84,6 +85,7 @@ class Config:
     noise_clip: float = 0.3  # largest noise on an action
     imitation: Imitation = Imitation()  # how the actor is held to the actions of the data; then `noise` is not used
     inputs: Inputs = "raw"  # or "standardized": by the data's mean and deviation, a constant 1 appended
+    image: Image = Image()  # how observations of pixels are read
     matmul: MatmulType = "float32"  # or "bfloat16" (products only): faster where the processor has units for it
 
     def tiny(self) -> "Config":
@@ -98,6 +100,7 @@ class Config:
             lr_actor=1e-3,
             tau=0.01,
             imitation=self.imitation.tiny(),
+            image=self.image.tiny(),
         )
 
 
@@ -112,7 +115,7 @@ class Method(NamedTuple):
     """How features are learned. `params` are those of the agent, `target` the moving averages of some of them."""
 
     groups: tuple[str, ...]  # of parameters; with "encoder" among them, e is learned here and not by Psi
-    init: Callable[[RandomKey, Batch], dict[str, PyTree]]  # these groups
+    init: Callable[[RandomKey, Array, Array], dict[str, PyTree]]  # (key, input of f, action) -> these groups
     loss: Callable[[Params, Params, Batch, RandomKey], tuple[Array, dict[str, Array]]]  # (params, target, ...)
     embed: Callable[[Params, Array], Array]  # (params, input [B, I]) -> features [B, D]
     averaged: tuple[str, ...] = ()  # groups whose moving averages `loss` reads
@@ -130,9 +133,9 @@ class State:
     optimizer: PyTree
 
 
-def knowing(config: Config, spec: Spec) -> Callable[[Obs], Array]:
-    """The function obs -> [B, I] that makes the input of f and e."""
-    return observation_inputs(config.inputs, spec, spec.trained_on)
+def knowing(config: Config, spec: Spec, network: str = "features") -> Sight:
+    """What feeds f, or for "encoder" e."""
+    return sight.make(config, spec, spec.trained_on, f"{network}_image")
 
 
 def feature_net(config: Config, on_sphere: bool = True, members: int = 0) -> encoders.Net:
@@ -145,8 +148,8 @@ def feature_net(config: Config, on_sphere: bool = True, members: int = 0) -> enc
 def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     """The agent of a method, `owner` in errors; its groups of parameters: encoder, successor, actor, the method's."""
     net = _networks(config)
-    see = observation_inputs(config.inputs, spec, ("state",))
-    know = knowing(config, spec)
+    see = sight.make(config, spec, spec.acted_on, "encoder_image")
+    know, study = knowing(config, spec, "encoder"), knowing(config, spec)
     pi = actor.make(
         encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
         spec.action,
@@ -158,10 +161,11 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         dtype=config.matmul,
     )
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
-    shared = spec.trained_on == ("state",) and not config.imitation.weight
-    learned = tuple(dict.fromkeys(("encoder", "successor", *method.groups)))
+    shared = spec.trained_on == spec.acted_on and not config.imitation.weight
+    learned = tuple(dict.fromkeys(("encoder", "successor", *method.groups, *know.groups, *study.groups)))
     averaged = tuple(dict.fromkeys(("encoder", "successor", *method.averaged)))
-    rates = {name: config.lr_features if name in method.groups else config.lr_successor for name in learned}
+    studied = {*method.groups, *study.groups} | (set(know.groups) if "encoder" in method.groups else set())
+    rates = {name: config.lr_features if name in studied else config.lr_successor for name in learned}
     optimizer = adam_by_group(rates)
 
     def embed(params: Params, x: Array) -> Array:
@@ -170,16 +174,17 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_encoder, key_successor, key_actor, key_method = jax.random.split(key, 4)
-        x = know(batch.obs)
+        params = know.init(key) | study.init(key)
+        x = know.read(params, batch.obs)
         encoded, z = (jnp.zeros((x.shape[0], width)) for width in (config.encoder_dim, config.z_dim))
-        params = {
+        params |= {
             "encoder": net["encoder"].init(key_encoder, x),
             "successor": net["successor"].init(key_successor, encoded, z, batch.action),
             "covariance": jnp.eye(config.z_dim),
         }
-        params |= pi.init(key_actor, encoded if shared else see(batch.obs), z, batch.action)
+        params |= pi.init(key_actor, encoded if shared else see.read(params, batch.obs), z, batch.action)
         params |= {"mean": jnp.zeros(config.z_dim)} if method.centred else {}
-        params |= method.init(key_method, batch)
+        params |= method.init(key_method, study.read(params, batch.obs), batch.action)
         opt_state = {
             "world": optimizer.init(pick(params, learned)),
             "actor": pi.optimizer.init(pick(params, pi.groups)),
@@ -188,19 +193,19 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_z, key_target, key_actor, key_method = jax.random.split(key, 4)
-        x, next_x = know(batch.obs), know(batch.next_obs)
-        params, target = state.params, state.target
-        here, there = embed(params, x), embed(params, next_x)
+        params, target, batch = state.params, state.target, sight.shifted(config, batch, key)
+        x, next_x = know.read(params, batch.obs), know.read(params, batch.next_obs)
+        here, there = features(params, batch.obs), features(params, batch.next_obs)
         goals = jnp.linalg.solve(params["covariance"] + 1e-6 * jnp.eye(config.z_dim), there.T).T
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        next_action = pi.act(params, next_encoded if shared else see(batch.next_obs), z, key_target)
+        next_action = pi.act(params, next_encoded if shared else see.read(params, batch.next_obs), z, key_target)
         heads = net["successor"].apply(target["successor"], next_encoded, z, next_action)
         aim = losses.successor_target(there, heads, config.discount * batch.discount, config.pessimism)
 
         def world_loss(world: Params) -> tuple[Array, dict[str, Array]]:
-            encoded = net["encoder"].apply(world["encoder"], x)
+            encoded = net["encoder"].apply(world["encoder"], know.read(world, batch.obs))
             encoded = jax.lax.stop_gradient(encoded) if "encoder" in method.groups else encoded
             successors = net["successor"].apply(world["successor"], encoded, z, batch.action)
             loss_successor = losses.successor_loss(successors, aim)
@@ -214,7 +219,7 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         world = optax.apply_updates(pick(params, learned), delta)
 
         encoded = jax.lax.stop_gradient(net["encoder"].apply(world["encoder"], x))
-        seen = encoded if shared else see(batch.obs)
+        seen = encoded if shared else see.read(params, batch.obs)
 
         successors = lambda action: net["successor"].apply(world["successor"], encoded, z, action)  # noqa: E731
         acting, actor_state, actor_metrics = pi.step(
@@ -237,21 +242,21 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         return {"covariance": covariance} | centre
 
     def features(params: Params, obs: Obs) -> Array:
-        return embed(params, know(obs))
+        return embed(params, study.read(params, obs))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         read = functools.partial(features, params)
         return prompts.answer_by_regression(owner, read, params["covariance"], prompt, key)
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
-        x = see(obs)
+        x = see.read(params, obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
         seen = net["encoder"].apply(params["encoder"], x) if shared else x
         return pi.act(params, seen, z, key), carry
 
     def value(params: Params, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
-        encoded = net["encoder"].apply(params["encoder"], know(obs))
+        encoded = net["encoder"].apply(params["encoder"], know.read(params, obs))
         z = jnp.broadcast_to(z, (encoded.shape[0], config.z_dim))
         heads = net["successor"].apply(params["successor"], encoded, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)

@@ -23,7 +23,8 @@ Params = PyTree
 State = PyTree
 Carry = PyTree
 SourceState = PyTree
-Obs = Mapping[str, Any]  # name -> array: "state" is what actors read, "privileged" what only training sees besides
+# name -> array: "state" is what actors read, "privileged" what only training sees besides; or "pixels" for both, uint8
+Obs = Mapping[str, Any]
 Quantities = Mapping[str, Any]  # name -> array, in SI units; what rewards are written in
 Metrics = Mapping[str, Any]  # "part/name" -> scalar
 RandomKey = Key[Array, ""]
@@ -67,6 +68,11 @@ class Timestep:
     last: Bool[Array, " E"]  # terminated or timed out
 
 
+def obs_type(name: str) -> type:
+    """The type of the numbers of observations of this name."""
+    return np.uint8 if name == "pixels" else np.float32
+
+
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """What an agent must know of a world: shapes, and the statistics that standardise observations."""
@@ -78,12 +84,17 @@ class Spec:
 
     @property
     def trained_on(self) -> tuple[str, ...]:
-        """Names of the observations that critics and representations read; actors read "state" alone."""
-        return tuple(name for name in ("state", "privileged") if name in self.obs)
+        """Names of the observations that critics and representations read."""
+        return tuple(name for name in (*self.acted_on, "privileged") if name in self.obs)
+
+    @property
+    def acted_on(self) -> tuple[str, ...]:
+        """Names of the observations that actors read: pixels where the world is seen in them, the state elsewhere."""
+        return ("pixels",) if "pixels" in self.obs else ("state",)
 
     def example(self, batch: int = 2) -> Batch:
         """A zero-filled batch of the right shapes, for `Agent.init` and for tracing."""
-        obs = {name: jnp.zeros((batch, *shape)) for name, shape in self.obs.items()}
+        obs = {name: jnp.zeros((batch, *shape), obs_type(name)) for name, shape in self.obs.items()}
         return Batch(
             obs=obs,
             action=jnp.zeros((batch, self.action)),

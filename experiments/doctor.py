@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import agents
+from embodied.data.dataset import STACK
 from embodied.types import EnvSpec, Spec
 from experiments.presets import COLLECT, Experiment
 
@@ -166,16 +167,21 @@ def estimate(experiment: Experiment, world: EnvSpec) -> Estimate:
     params, target = _bytes(state.params), _bytes(state.target)
     online = experiment.online
     rows = online.capacity * (online.decisions + 1) if online.worlds else collected_rows(experiment.world)
-    columns = sum(math.prod(shape) for shape in world.obs.values()) + world.action + world.physics + 2
+    row = sum(_stored(name, shape) for name, shape in world.obs.items()) + 4 * (world.action + world.physics + 2)
     return Estimate(
         params=params,
         target=target,
         optimizer=_bytes(state) - params - target,
         rows=rows,
-        data=4 * rows * columns,
+        data=rows * row,
         copies=2 if online.worlds else 1,
         work=2 * 4 * experiment.train.batch_size * layer_outputs(state.params),
     )
+
+
+def _stored(name: str, shape: tuple[int, ...]) -> int:
+    """Bytes of an observation in a row of data; of pixels only the latest frame."""
+    return math.prod(shape) // STACK if name == "pixels" else 4 * math.prod(shape)
 
 
 def collected_rows(world: str) -> int:

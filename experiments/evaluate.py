@@ -14,7 +14,7 @@ from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy
 from embodied.promptfile import Request, infer
 from embodied.rollout import Trajectory, agent_behaviour
-from embodied.types import Env, Goal, InputError, Prior, Reward
+from embodied.types import Env, Goal, InputError, Prior, Reward, obs_type
 
 DRAWS = 10  # latents of the random baseline
 
@@ -90,7 +90,7 @@ def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
     """Features [N, D], on the sphere, of states of the policy's buffer; None for an agent without goal prompts."""
     if Goal not in policy.agent.prompts:
         return None
-    obs = {name: np.asarray(leaf[:rows], np.float32) for name, leaf in policy.buffer.obs.items()}
+    obs = {name: np.asarray(leaf[:rows], obs_type(name)) for name, leaf in policy.buffer.obs.items()}
     key = jax.random.key(0)
     of_goal = jax.vmap(lambda params, one: policy.agent.prompt(params, Goal(one), key), (None, 0))
     features = np.asarray(jax.jit(of_goal)(policy.params, obs), np.float64)

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import agents
-from embodied import actor
+from embodied import actor, sight
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "agents.md"
@@ -14,15 +14,17 @@ HEAD = """# Agents
 
 Made by `python -m experiments.pages` from the docstring and the `Config` of each file under `agents/`.
 Change a value of a run with `--agent.FIELD VALUE`, of what holds its actor to the data with
-`--agent.imitation.FIELD VALUE` ([imitation](#imitation)).
+`--agent.imitation.FIELD VALUE` ([imitation](#imitation)), of what reads pixels with `--agent.image.FIELD VALUE`
+([image](#image), [pixels](pixels.md)).
 How to add a row is told in [add_an_agent.md](add_an_agent.md).
 """
 
 
 def agents_page() -> str:
-    """The text of docs/agents.md: one section per registered agent, and one about what holds actors to the data."""
+    """The text of docs/agents.md: one section per registered agent, and of what they share: imitation and image."""
     rows = [_section(name, module, agents.module(name).Config) for name, module in agents.AGENTS.items()]
-    return "\n".join([HEAD, *rows, _section("imitation", actor.__name__, actor.Imitation)])
+    shared = _section("imitation", actor.__name__, actor.Imitation), _section("image", sight.__name__, sight.Image)
+    return "\n".join([HEAD, *rows, *shared])
 
 
 def write() -> None:

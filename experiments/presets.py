@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
+from embodied.sight import Image
 from embodied.train import TrainConfig
 from embodied.types import InputError
 from envs.randomise import LEVELS
@@ -255,6 +256,31 @@ for _world, _task in ogbench_agents.WORLDS.items():
                 _world, _config, TrainConfig(_updates, 256), task=_task if _name == "td3" else None
             )
 
+# From pixels: everything is learned from stored data, because rollouts would have to be drawn first.
+_PIXEL_TRAIN = TrainConfig(updates=2_000_000, batch_size=512, chunk=1_000)
+_SMALL_PIXEL_TRAIN = TrainConfig(updates=20_000, batch_size=128, chunk=100)
+_SMALL_IMAGE = Image(channels=16, strides=(2, 2, 2, 1), features=128)
+_SEEN = {"pixels": 64, "buffer": 10_000}
+for _world in ("point_maze", "walker", "cheetah", "quadruped"):
+    _longer: Any = {"discount": 0.99} if _world == "point_maze" else {}
+    for _name in ("td_jepa", "fb", *_PUBLISHED):
+        _preset = PRESETS[f"{_world}-{_name}-small"]
+        _sizes = {"hidden": 256, "matmul": "float32", "image": _SMALL_IMAGE}
+        _config = {"td_jepa": td_jepa.Config(), "fb": fb.Config(), **_PUBLISHED}[_name]
+        PRESETS |= {
+            f"{_world}-{_name}-pixels-small": dataclasses.replace(
+                _preset,
+                agent=dataclasses.replace(_preset.agent, **_sizes),
+                train=_SMALL_PIXEL_TRAIN,
+                online=Online(),
+                pixels=64,
+                buffer=4_000,
+            ),
+            f"{_world}-{_name}-pixels": Experiment(
+                _world, dataclasses.replace(_config, **_longer), _PIXEL_TRAIN, **_SEEN
+            ),
+        }
+
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
     "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50, starts=_STARTS, hold=_SMALL_HOLD),
@@ -267,3 +293,6 @@ COLLECT: dict[str, Collect] = {
 for _world in ("cube_single", "cube_double", "scene", "puzzle_3x3"):
     for _style in ("play", "noisy"):
         COLLECT[f"{_world}-{_style}"] = Collect(_world, _style, episodes=1000, decisions=1000, worlds=10)
+for _name in ("point_maze-noise", "walker-rnd", "cheetah-rnd", "quadruped-rnd"):
+    _world, _style = _name.split("-")
+    COLLECT[f"{_world}-pixels-{_style}"] = dataclasses.replace(COLLECT[_name], pixels=64)

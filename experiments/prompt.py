@@ -79,8 +79,8 @@ def approach(
 ) -> tuple[dict[str, float], Trajectory]:
     """How far a policy prompted with an observation is from it, and its trajectories.
 
-    The distance is the root mean square over components, in standard deviations of the training data; medians over
-    the episodes, at their start, at their closest and at their end.
+    The distance is the root mean square over components, in standard deviations of the training data, of pixels in
+    steps of their 0 ... 255; medians over the episodes, at their start, at their closest and at their end.
     """
     policy, start = prompted.policy, env.reset(jax.random.key(seed), episodes)
     carry = (policy.params, jnp.asarray(prompted.z), policy.agent.carry(episodes))
@@ -89,7 +89,8 @@ def approach(
     squares = 0.0
     for name, wanted in goal.items():
         std = np.asarray(policy.spec.std.get(name, np.ones(policy.spec.obs[name])))
-        squares = squares + np.square((np.asarray(trajectory.obs[name]) - np.asarray(wanted)) / std).mean(-1)
+        apart = (np.asarray(trajectory.obs[name], np.float32) - np.asarray(wanted, np.float32)) / std
+        squares = squares + np.square(apart).reshape(*apart.shape[:2], -1).mean(-1)
     distance = np.sqrt(squares / len(goal))
     moments = {"start": distance[:, 0], "closest": distance.min(1), "end": distance[:, -1]}
     return {name: float(np.median(values)) for name, values in moments.items()}, trajectory

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from embodied.types import Obs, Spec
+from embodied.types import InputError, Obs, Spec
 
 Inputs = Literal["raw", "standardized"]
 
@@ -27,8 +27,12 @@ def statistics(
 def observation_inputs(inputs: Inputs, spec: Spec, names: Sequence[str]) -> Callable[[Obs], Float[Array, "B I"]]:
     """The function obs -> [B, I] that feeds networks with the observations of these names, one after the other.
 
-    "raw" leaves them as they are; "standardized" subtracts the mean, divides by the deviation and appends a 1.
+    "raw" leaves them as they are; "standardized" subtracts the mean, divides by the deviation and appends a 1. Raises
+    InputError where the spec lacks one of them.
     """
+    if missing := [name for name in names if name not in spec.obs]:
+        offer = f"the world offers {', '.join(spec.obs)}"
+        raise InputError(f"observations: the agent reads '{missing[0]}', {offer}; choose another agent")
 
     def join(obs: Obs) -> Any:  # whatever it is given: host or device arrays
         parts = [obs[name] for name in names]

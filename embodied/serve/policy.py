@@ -27,6 +27,8 @@ class PolicyServable:
     batch = 32  # a power of two
 
     def __init__(self, policy: Policy, prompts: Mapping[str, Prompted], control_dt: float) -> None:
+        if "pixels" in policy.spec.obs:
+            raise InputError("serve: the policy acts on pixels; clients send states")
         hold = int(policy.options.get("hold") or 1)
         agent = policy.agent
         self._agent, self._params = agent, jax.device_put(policy.params)

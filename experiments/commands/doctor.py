@@ -92,7 +92,7 @@ def examine(folder: Path) -> list[Check]:
 
 def examine_preset(preset: Experiment, folder: Path) -> list[Check]:
     """Whether a preset fits this machine's memory and disk."""
-    need = doctor.estimate(preset, make_env(preset.world, preset.hold, preset.randomise).spec)
+    need = doctor.estimate(preset, make_env(preset.world, preset.hold, preset.randomise, pixels=preset.pixels).spec)
     stats = jax.devices()[0].memory_stats() or {}
     available = stats.get("bytes_limit") or free_memory(int(hardware()["memory_gib"] * doctor.GIB))
     free = shutil.disk_usage(folder).free

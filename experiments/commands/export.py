@@ -33,6 +33,8 @@ def main(arguments: list[str]) -> None:
     for name in chosen.target:
         targets.module(name)  # a wrong name is told before anything is loaded
     policy, env = resolve(chosen.model)
+    if "pixels" in policy.spec.obs:
+        raise InputError("export: the policy acts on pixels; bundles hold policies that act on the state")
     if Reward in policy.agent.prompts:
         if chosen.task is not None:
             raise InputError(f"task: '{policy.agent_name}' is told what to do by prompts; leave it out")

@@ -233,5 +233,5 @@ def test_every_preset_names_a_known_agent_and_a_budget_of_whole_chunks(name):
 @pytest.mark.parametrize("name", COLLECT)
 def test_every_collection_preset_is_named_by_world_and_explorer(name):
     config = COLLECT[name]
-    assert name == f"{config.world}-{config.explorer}"
+    assert name == f"{config.world}-{'pixels-' if config.pixels else ''}{config.explorer}"
     assert config.episodes % config.worlds == 0
