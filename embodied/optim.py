@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import jax
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
-def adam_by_group(rates: Mapping[str, float]) -> optax.GradientTransformation:
+def adam_by_group(rates: Mapping[str, float | Array]) -> optax.GradientTransformation:
     """Adam with one learning rate per top-level entry of the parameter dictionary (betas 0.9, 0.999, eps 1e-8)."""
     return optax.multi_transform(
         {name: optax.adam(rate) for name, rate in rates.items()},
@@ -15,7 +15,7 @@ def adam_by_group(rates: Mapping[str, float]) -> optax.GradientTransformation:
     )
 
 
-def soft_update(target: PyTree, online: PyTree, tau: float) -> PyTree:
+def soft_update(target: PyTree, online: PyTree, tau: float | Array) -> PyTree:
     """(1 - tau) target + tau online, leaf by leaf."""
     return jax.tree.map(lambda t, o: t + tau * (o - t), target, online)
 

@@ -8,6 +8,7 @@ N updates equal N/2 updates, a checkpoint, a restore and N/2 more, bit for bit o
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import sys
 import threading
@@ -76,6 +77,17 @@ def make_chunk(
 
     With a mesh, its devices share each batch; all else is whole on each of them.
     """
+    chunk = several_updates(agent, source, updates, mesh)
+    if mesh is None:
+        return jax.jit(chunk, donate_argnums=1)
+    whole = parallel.replicated(mesh)
+    return jax.jit(chunk, donate_argnums=1, in_shardings=whole, out_shardings=whole)
+
+
+def several_updates(
+    agent: Agent, source: Source, updates: int, mesh: Mesh | None = None
+) -> Callable[[PyTree, Run, RandomKey], Any]:
+    """What `make_chunk` compiles."""
 
     def chunk(data: PyTree, run: Run, root: RandomKey) -> tuple[Run, dict[str, tuple[Array, Array]]]:
         def one(run: Run, _: None) -> tuple[Run, Any]:
@@ -97,10 +109,7 @@ def make_chunk(
         norm = _parameter_norm(run)
         return run, summary | {"health/parameter_norm": (norm, jnp.where(jnp.isfinite(norm), -1, run.step - 1))}
 
-    if mesh is None:
-        return jax.jit(chunk, donate_argnums=1)
-    whole = parallel.replicated(mesh)
-    return jax.jit(chunk, donate_argnums=1, in_shardings=whole, out_shardings=whole)
+    return chunk
 
 
 def init_run(agent: Agent, source: Source, example: Batch, seed: int) -> Run:
@@ -127,61 +136,99 @@ def train(
     """
     mesh = parallel.mesh(config.devices, config.batch_size)
     run = parallel.spread(init_run(agent, source, example, config.seed), mesh)
-    if not parallel.is_first():
-        quiet = True
+    data, root = (parallel.spread(tree, mesh) for tree in (source.data, jax.random.key(config.seed)))
+    refill = functools.partial(_refilled, source.refill, config.seed, mesh) if source.refill else None
+    written = directory if parallel.is_first() else None
+
+    def record(resumed: int) -> Record:
+        quietly = quiet or not parallel.is_first()
+        return Record(Logger(written, config.updates, resumed, quietly, config.tensorboard), hooks)
+
+    chunk = make_chunk(agent, source, config.chunk, mesh)
+    return run_chunks(chunk, (data, root), run, config, directory, record, refill)
+
+
+class Record:
+    """The log of one run: reads what a chunk returned, asks the hooks, and writes a row."""
+
+    def __init__(self, logger: Logger, hooks: Sequence[Hook]) -> None:
+        self.logger, self.hooks = logger, hooks
+
+    def write(self, run: Run, done: int, summary: PyTree, times: dict[str, float], began: float) -> None:
+        """Nothing; one more row, whose chunk began then. Raises NonFiniteError."""
+        self.add(run, done, fetch(summary) | times, began)
+
+    def add(self, run: Run, done: int, row: dict[str, float], began: float) -> None:
+        """Nothing; the row with what the hooks add."""
+        for hook in self.hooks:
+            row |= hook(run, done, row) or {}
+        row["time/seconds"] = time.perf_counter() - began  # of this chunk with its refill and hooks
+        self.logger.write(done, row)
+
+    def close(self) -> None:
+        """Nothing; flushes to disk."""
+        self.logger.close()
+
+
+def run_chunks(
+    chunk: Any,
+    given: tuple[PyTree, Any],
+    run: Run,
+    config: TrainConfig,
+    directory: Path | None,
+    record_from: Callable[[int], Any],
+    refill: Callable[[Run, int], Run] | None = None,
+) -> Run:
+    """The run after `config.updates` updates, from its latest checkpoint in `directory` on where there is one.
+
+    `given` are the first and last argument of `chunk`: data, and what the keys come from. `record_from` makes the
+    `Record` of a run that goes on from an update.
+    """
     with contextlib.ExitStack() as stack:
         checkpointer = Checkpointer(directory / "checkpoints", config.keep_checkpoints) if directory else None
         if checkpointer:
             stack.callback(checkpointer.close)
             run = checkpointer.restore(run)
-        written = directory if parallel.is_first() else None
-        logger = Logger(written, config.updates, int(run.step), quiet=quiet, tensorboard=config.tensorboard)
-        stack.callback(logger.close)
+        done = int(run.step.reshape(-1)[0])
+        record = record_from(done)
+        stack.callback(record.close)
         stop = stack.enter_context(_StopSignal())
-        return _loop(agent, source, config, run, mesh, checkpointer, logger, stop, hooks)
+        return _loop(chunk, given, run, done, config, checkpointer, record, stop, refill)
 
 
 def _loop(
-    agent: Agent,
-    source: Source,
-    config: TrainConfig,
+    chunk: Any,
+    given: tuple[PyTree, Any],
     run: Run,
-    mesh: Mesh | None,
+    done: int,
+    config: TrainConfig,
     checkpointer: Checkpointer | None,
-    logger: Logger,
+    record: Any,
     stop: "_StopSignal",
-    hooks: Sequence[Hook],
+    refill: Callable[[Run, int], Run] | None,
 ) -> Run:
-    root, done, chunk = jax.random.key(config.seed), int(run.step), None
-    data, root_everywhere = parallel.spread(source.data, mesh), parallel.spread(root, mesh)
-    saved = time.perf_counter()
+    (data, root), compiled, saved = given, None, time.perf_counter()
     while done < config.updates:
-        if chunk is None:
-            chunk = _compile(make_chunk(agent, source, config.chunk, mesh), data, run, root_everywhere, logger)
+        compiled = compiled or _compile(chunk, data, run, root, record.logger)
         began = time.perf_counter()
-        if source.refill:
-            key = jax.random.fold_in(jax.random.fold_in(root, 2**31 - 2), done)
-            run = _refilled(run, source.refill, done, key, mesh)
+        if refill:
+            run = refill(run, done)
         started = time.perf_counter()
         with jax.transfer_guard_device_to_host("disallow"):
-            run, summary = chunk(data, run, root_everywhere)
+            run, summary = compiled(data, run, root)
         _wait(summary)
         done += config.chunk
-        row = fetch(summary)
-        row["speed/updates_per_second"] = config.chunk / (time.perf_counter() - started)
-        if source.refill:
-            row["time/refill"] = started - began
-        for hook in hooks:
-            row |= hook(run, done, row) or {}
-        row["time/seconds"] = time.perf_counter() - began  # of this chunk with its refill and hooks
-        logger.write(done, row)
+        times = {"speed/updates_per_second": config.chunk / (time.perf_counter() - started)}
+        if refill:
+            times["time/refill"] = started - began
+        record.write(run, done, summary, times, began)
         stopped = parallel.agree(stop.requested)
         due = time.perf_counter() - saved >= config.checkpoint_seconds or done == config.updates or stopped
         if checkpointer and parallel.agree(due):
             checkpointer.save(done, run)
             saved = time.perf_counter()
         if stopped and done < config.updates:
-            logger.note(f"stopped at update {done:,}" + ("; the same command resumes" if checkpointer else ""))
+            record.logger.note(f"stopped at update {done:,}" + ("; the same command resumes" if checkpointer else ""))
             raise Interrupted(INTERRUPTED)
     return run
 
@@ -190,12 +237,13 @@ def _parameter_norm(run: Any) -> Array:
     return optax.tree.norm(run.agent.params)
 
 
-def _refilled(run: Any, refill: Callable[..., SourceState], done: int, key: RandomKey, mesh: Mesh | None) -> Any:
+def _refilled(refill: Callable[..., SourceState], seed: int, mesh: Mesh | None, run: Any, done: int) -> Any:
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**31 - 2), done)
     source, params = parallel.local((run.source, run.agent.params), mesh)
     return run.replace(source=parallel.spread(refill(source, params, done, key), mesh))
 
 
-def _compile(chunk: Any, data: PyTree, run: Run, root: RandomKey, logger: Logger) -> Any:
+def _compile(chunk: Any, data: PyTree, run: Run, root: Any, logger: Logger) -> Any:
     started = time.perf_counter()
     compiled = chunk.lower(data, run, root).compile()
     logger.note(f"compiled the training chunk in {time.perf_counter() - started:.1f} s")
@@ -209,13 +257,17 @@ def _wait(summary: PyTree) -> None:
         time.sleep(0.002)
 
 
-def fetch(summary: dict[str, tuple[Array, Array]]) -> dict[str, float]:
-    """The means of a chunk's metrics on the host. Raises NonFiniteError naming the first bad update and its metric."""
+def fetch(summary: dict[str, tuple[Any, Any]], of: str = "") -> dict[str, float]:
+    """The means of a chunk's metrics on the host, `of` a run that is named so.
+
+    Raises NonFiniteError naming the first bad update, its metric, and the run.
+    """
     host = jax.device_get(summary)
     for name, (_, first_bad) in sorted(host.items(), key=lambda item: int(item[1][1]) % 2**31):
         if first_bad >= 0:
             raise NonFiniteError(
-                f"metric '{name}' became non-finite at update {int(first_bad) + 1}; no checkpoint holds it. "
+                f"metric '{name}' became non-finite at update {int(first_bad) + 1}{of and f' of {of}'}; no checkpoint "
+                "holds it. "
                 "Lower the learning rates or raise the orthonormality coefficients"
             )
     return {name: float(np.asarray(mean)) for name, (mean, _) in host.items()}

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,6 +28,15 @@ MAY_CHANGE = {
 }
 
 
+class Prepared(NamedTuple):
+    """What training needs besides the experiment."""
+
+    env: Env
+    episodes: list[dict[str, np.ndarray]]
+    stored: Dataset
+    spec: Spec
+
+
 def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> Path:
     """The policy folder of the finished run; the same call resumes an interrupted one.
 
@@ -35,6 +44,29 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
 
     Raises InputError for data of another world, or an `out` that holds another experiment.
     """
+    prepared = prepare(experiment, data)
+    agent = agents.module(agent_name(experiment)).make(experiment.agent, prepared.spec)
+    source = make_source(experiment, agent, prepared.spec, prepared.env, prepared.stored, prepared.episodes)
+    if parallel.is_first():
+        claim(out, experiment, data)
+    parallel.wait("the run directory is claimed")
+    finished = train(
+        agent,
+        source,
+        prepared.spec.example(),
+        experiment.train,
+        directory=out,
+        hooks=[evaluation(experiment, prepared, out)] if parallel.is_first() else [],
+        quiet=quiet,
+    )
+    if parallel.is_first():
+        save_policy(experiment, prepared, finished, out)
+    parallel.wait("the policy is saved")
+    return out / "policy"
+
+
+def prepare(experiment: Experiment, data: Path) -> Prepared:
+    """World, data and shapes of an experiment. Raises InputError for data of another world, or that lack something."""
     env = make_env(experiment.world, experiment.hold, experiment.randomise, pixels=experiment.pixels)
     episodes, metadata = load_data(data, experiment.world, experiment.pixels)
     hold = metadata.get("options", {}).get("hold")
@@ -54,33 +86,20 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     if experiment.task:
         stored = relabel(stored, env, experiment.task)
     mean, std = normalize.statistics(stored.steps.obs)
-    spec = Spec(obs=env.spec.obs, action=env.spec.action, mean=mean, std=std)
-    name = agent_name(experiment)
-    agent = agents.module(name).make(experiment.agent, spec)
-    source = make_source(experiment, agent, spec, env, stored, episodes)
-    if parallel.is_first():
-        _claim(out, experiment, data)
-    parallel.wait("the run directory is claimed")
+    return Prepared(env, episodes, stored, Spec(obs=env.spec.obs, action=env.spec.action, mean=mean, std=std))
 
-    def policy_of(run: Run) -> Policy:
-        params = jax.device_get(run.agent.params)
-        buffer = _buffer(experiment, stored, run)
-        options = world_options(env, experiment.randomise)
-        return Policy(name, experiment.agent, spec, experiment.world, options, params, buffer)
 
-    finished = train(
-        agent,
-        source,
-        spec.example(),
-        experiment.train,
-        directory=out,
-        hooks=[_evaluation(experiment, env, policy_of, out)] if parallel.is_first() else [],
-        quiet=quiet,
-    )
-    if parallel.is_first():
-        policy_of(finished).save(out / "policy", card=f"Trained by `embodied train`; see {out.name}/experiment.json.\n")
-    parallel.wait("the policy is saved")
-    return out / "policy"
+def policy_of(experiment: Experiment, prepared: Prepared, run: Run) -> Policy:
+    """What a run has learnt so far, as a policy."""
+    options = world_options(prepared.env, experiment.randomise)
+    params, buffer = jax.device_get(run.agent.params), _buffer(experiment, prepared.stored, run)
+    return Policy(agent_name(experiment), experiment.agent, prepared.spec, experiment.world, options, params, buffer)
+
+
+def save_policy(experiment: Experiment, prepared: Prepared, run: Run, out: Path) -> None:
+    """Nothing; writes the policy folder of a finished run."""
+    card = f"Trained by `embodied train`; see {out.name}/experiment.json.\n"
+    policy_of(experiment, prepared, run).save(out / "policy", card=card)
 
 
 def agent_name(experiment: Experiment) -> str:
@@ -143,14 +162,17 @@ def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
     return Buffer(obs, np.asarray(steps.physics[index]))
 
 
-def _evaluation(experiment: Experiment, env: Env, policy_of: Any, out: Path) -> Hook:
+def evaluation(experiment: Experiment, prepared: Prepared, out: Path) -> Hook:
+    """The hook that adds speeds, and scores and saves the policy as often as the experiment says."""
+    env = prepared.env
+
     def hook(run: Run, done: int, row: dict[str, float]) -> dict[str, float]:
         extra = {"speed/transitions_per_second": row["speed/updates_per_second"] * experiment.train.batch_size}
         if "time/refill" in row:
             frames = experiment.online.worlds * experiment.online.decisions * env.spec.hold
             extra["speed/frames_per_second"] = frames / row["time/refill"]
         if experiment.evaluate_every and done % experiment.evaluate_every == 0:
-            policy = policy_of(run)
+            policy = policy_of(experiment, prepared, run)
             policy.save(out / "policy", card=f"Update {done} of an unfinished run.\n")
             scores = evaluate_tasks(policy, env, experiment.episodes)
             for name, one in scores.items():
@@ -165,17 +187,18 @@ def _evaluation(experiment: Experiment, env: Env, policy_of: Any, out: Path) -> 
     return hook
 
 
-def _claim(out: Path, experiment: Experiment, data: Path) -> None:
+def claim(out: Path, experiment: Experiment, data: Path, checkpoints: Path | None = None) -> None:
     """Writes experiment.json; raises InputError where `out` holds checkpoints of another experiment or of other data.
 
-    The commit that began a run stays; commits that went on with it are listed behind.
+    `checkpoints` is their folder where the run shares them with others. The commit that began a run stays; commits that
+    went on with it are listed behind.
     """
     made = {"commit": results.commit(), "hardware": results.hardware(), "versions": results.versions()}
     content = {"experiment": dataclasses.asdict(experiment), "agent": agent_name(experiment)}
     content |= {"data": str(data), "data_sha256": store.state_digest(data), "made": made}
     content = json.loads(json.dumps(content))
     path = out / "experiment.json"
-    if path.exists() and any((out / "checkpoints").glob("*")):
+    if path.exists() and any((checkpoints or out / "checkpoints").glob("*")):
         before = read_experiment(out)
         _same(before, content, out)
         later = before.get("continued_with", [])

@@ -1,4 +1,4 @@
-"""`embodied train PRESET --data DIR --out DIR [--agent.FIELD VALUE] [--train.FIELD VALUE]`."""
+"""`embodied train PRESET --data DIR --out DIR [--agent.FIELD VALUE] [--train.FIELD VALUE] [--seeds 0 1 ...]`."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ import tyro
 
 from embodied import parallel
 from embodied.train import Interrupted, NonFiniteError
-from experiments import train
+from experiments import together, train
 from experiments.cli import NON_FINITE
 from experiments.commands import choose_preset
 from experiments.presets import PRESETS, Experiment
@@ -24,23 +24,30 @@ def main(arguments: list[str]) -> None:
         *,
         data: Path,
         out: Path,
+        seeds: tuple[int, ...] = (),
+        sweep: tuple[str, ...] = (),
         distributed: bool = False,
-    ) -> tuple[Experiment, Path, Path, bool]:
+    ) -> tuple[Experiment, Path, Path, tuple[int, ...], tuple[str, ...], bool]:
         """Training, or its continuation where `out` holds an interrupted run of the same experiment.
 
         Args:
             preset: agent, world and budget
             data: dataset directory
             out: run directory
+            seeds: several in one program, each a run directory below `out`
+            sweep: numbers of the agent in one program, agent.FIELD=VALUE,VALUE,...; each value with each seed
             distributed: this process is one of a job that trains together
         """
-        return preset, data, out, distributed
+        return preset, data, out, seeds, sweep, distributed
 
-    experiment, data, out, distributed = tyro.cli(command, args=rest, prog=f"embodied train {name}")
+    experiment, data, out, seeds, sweep, distributed = tyro.cli(command, args=rest, prog=f"embodied train {name}")
     if distributed:
         parallel.join()
     try:
-        policy = train.run(experiment, data, out)
+        if seeds or sweep:
+            policies = together.run(experiment, seeds, sweep, data, out)
+        else:
+            policies = [train.run(experiment, data, out)]
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(NON_FINITE) from None
@@ -49,5 +56,7 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(stop.code) from None
     if not parallel.is_first():
         return
-    print(f"wrote {policy}")
-    print(f"score it:   embodied evaluate {out}\nprompt it:  embodied prompt {out} --reward '...'")
+    for policy in policies:
+        print(f"wrote {policy}")
+    first = policies[0].parent
+    print(f"score it:   embodied evaluate {first}\nprompt it:  embodied prompt {first} --reward '...'")
