@@ -10,14 +10,22 @@ from experiments.presets import PRESETS
 from experiments.run_report import read_metrics
 
 
-def train(preset: str, data: Path, run: Path, options: list[str], updates: int) -> None:
-    """Runs `embodied train` in a process of its own unless the run is complete; stops with its exit code on failure."""
+def done(run: Path) -> int:
+    """Updates that a run has behind it."""
+    return int(read_metrics(run)[-1]["step"]) if (run / "metrics.jsonl").exists() else 0
+
+
+def complete(run: Path, updates: int) -> bool:
+    """Whether a run has been trained that long and has left a policy."""
+    return (run / "policy" / "config.json").exists() and done(run) >= updates
+
+
+def train(preset: str, data: Path, run: Path, options: list[str], updates: int) -> int:
+    """The exit code of `embodied train` in a process of its own; 0 without one where the run is complete."""
     assert preset in PRESETS
-    if (run / "policy" / "config.json").exists() and read_metrics(run)[-1]["step"] >= updates:
-        return
+    if complete(run, updates):
+        return 0
     code = "from experiments.cli import main; main()"
     command = [sys.executable, "-c", code, "train", preset, "--data", str(data), "--out", str(run)]
     print(json.dumps({"training": run.name}), file=sys.stderr, flush=True)
-    done = subprocess.run([*command, "--train.updates", str(updates), *options], env=os.environ, check=False)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    return subprocess.run([*command, "--train.updates", str(updates), *options], env=os.environ, check=False).returncode

@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in chosen.seeds:
             run = chosen.runs / f"{chosen.preset}-{level}-{seed}"
             options = ["--train.seed", str(seed), "--randomise", level, "--task", chosen.task]
-            train(chosen.preset, data, run, options, chosen.updates)
+            if code := train(chosen.preset, data, run, options, chosen.updates):
+                raise SystemExit(code)
             commits[run.name] = read_experiment(run)["made"]["commit"]
             for condition, result in tried(run, chosen.task, chosen.episodes).items():
                 columns.setdefault(condition, []).append(result)

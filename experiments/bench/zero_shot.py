@@ -1,124 +1,158 @@
-"""Zero-shot scores of several methods and seeds on every task of a world: trains what is missing, then scores.
+"""`embodied bench zero-shot`: tables of zero-shot scores beside the published ones; trains what is missing first.
 
-    python -m experiments.bench.zero_shot --world walker --data data/walker --runs runs/zero-shot
-
-Each cell (method, seed) is one `embodied train` run below `--runs`, resumed where it was interrupted. TD3 is trained
-once per task, with the task's reward, on rollouts of its own that are added to the same stored data.
+Each cell is one `embodied train` process, resumed where it stopped; a cell that fails is told of and the others go on.
 """
 
 import dataclasses
+import itertools
+import json
+import shlex
 import sys
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tyro
 
-from embodied import statistics
 from embodied.evaluate import EvaluateConfig, Scores
+from embodied.types import InputError
+from experiments import results
+from experiments.bench import tables
 from experiments.bench.cells import train
-from experiments.collect import make_env
+from experiments.bench.plan import Cell, Comparison, cells
+from experiments.bench.suites import SUITES
+from experiments.cli import ABORTED
 from experiments.evaluate import baselines, evaluate_tasks
 from experiments.models import resolve
-from experiments.results import write_result
+from experiments.report import duration
 from experiments.run_report import read_metrics
 from experiments.train import read_experiment
 
+SCORES = "scores.json"  # in a run directory: what it scored, and with what
+STOPPED = (75, ABORTED, -2, -15)  # exit codes of training that somebody stopped, which stops the whole comparison
+
 
 @dataclasses.dataclass(frozen=True)
-class Arguments:
-    """What is compared."""
+class Outcome:
+    """What became of the cells."""
 
-    data: Path  # reward-free dataset
-    runs: Path  # where the cells live
-    world: str = "walker"
-    methods: tuple[str, ...] = ("td_jepa-small", "fb-small")  # presets without the world's name
-    topline: str = "td3-small"  # preset of the single-task learner; empty = none
-    seeds: tuple[int, ...] = (0, 1, 2)
-    updates: int = 40_000  # per zero-shot cell
-    topline_updates: int = 20_000  # per task
-    episodes: int = 20  # per task and seed
-    out: Path = Path("results/walker-zero-shot.json")
+    scores: dict[str, dict[str, dict[int, dict[str, Scores]]]]  # row -> column of the table -> seed -> task
+    seconds: dict[str, dict[str, list[float]]]  # row -> method -> of training each cell
+    commits: dict[str, str]  # run -> that began it
+    failed: dict[str, str]  # run -> why
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Trains the missing cells, prints the table and writes the result file."""
-    chosen = tyro.cli(Arguments, args=arguments, prog="python -m experiments.bench.zero_shot")
+def run(chosen: Comparison, arguments: Sequence[str]) -> bool:
+    """Whether all cells are in the table; trains the missing ones, prints the table and writes the result file."""
+    planned = cells(chosen)
+    if chosen.plan:
+        width = max(len(cell.run.name) for cell in planned)
+        print("\n".join(f"{cell.run.name:<{width}}  {cell.state()}" for cell in planned))
+        return True
     started = time.perf_counter()
-    scores: dict[str, list[Mapping[str, Scores]]] = {}
-    seconds: dict[str, list[float]] = {}
-    commits: dict[str, str] = {}
-    for method in chosen.methods:
-        for seed in chosen.seeds:
-            run = chosen.runs / f"{method}-{seed}"
-            train(f"{chosen.world}-{method}", chosen.data, run, ["--train.seed", str(seed)], chosen.updates)
-            commits[run.name] = read_experiment(run)["made"]["commit"]
-            policy, env = resolve(str(run))
-            scores.setdefault(method, []).append(evaluate_tasks(policy, env, chosen.episodes))
-            seconds.setdefault(method, []).append(sum(row["time/seconds"] for row in read_metrics(run)))
+    outcome = attempt(chosen, planned)
+    if outcome.scores:
+        _report(chosen, arguments, outcome, time.perf_counter() - started)
+    for name, why in outcome.failed.items():
+        print(f"not in the table: {name}: {why}")
+    return not outcome.failed
+
+
+def attempt(chosen: Comparison, planned: Sequence[Cell]) -> Outcome:
+    """What becomes of the cells, one after another. A seed has scores where none of its cells failed."""
+    outcome = Outcome({}, {}, {}, {})
+    for (row, method, seed), group in itertools.groupby(planned, lambda cell: (cell.row, cell.method, cell.seed)):
+        columns: dict[str, dict[str, Scores]] = {}
+        wanted = list(group)
+        for cell in wanted:
+            name = cell.run.name
+            try:
+                make(cell)
+                found = scored(cell, chosen)
+            except Exception as error:  # whatever it was: the other cells are worth having
+                outcome.failed[name] = f"{error}" if isinstance(error, InputError) else repr(error)
+                print(f"{name} failed: {outcome.failed[name]}", file=sys.stderr, flush=True)
+                continue
+            print(json.dumps({"scored": name}), file=sys.stderr, flush=True)
+            columns = {one: columns.get(one, {}) | column for one, column in found.items()}
+            spent = sum(chunk["time/seconds"] for chunk in read_metrics(cell.run))
+            outcome.seconds.setdefault(row, {}).setdefault(method, []).append(spent)
+            outcome.commits[name] = read_experiment(cell.run)["made"]["commit"]
+        if not any(cell.run.name in outcome.failed for cell in wanted):
+            for one, column in columns.items():
+                outcome.scores.setdefault(row, {}).setdefault(one, {})[seed] = column
+    return outcome
+
+
+def make(cell: Cell) -> None:
+    """Nothing; trains the cell to its end. Raises InputError where it cannot, SystemExit where somebody stopped it."""
+    if lacking := cell.lacks():
+        raise InputError(lacking)
+    options = ["--train.seed", f"{cell.seed}", *(["--task", cell.task] if cell.task else [])]
+    code = train(cell.preset, cell.data, cell.run, options, cell.updates)
+    if code in STOPPED:
+        raise SystemExit(code if code > 0 else ABORTED)
+    if code:
+        raise InputError(f"training ended with exit code {code}; the lines above say why")
+
+
+def scored(cell: Cell, chosen: Comparison) -> dict[str, dict[str, Scores]]:
+    """Column -> task -> scores of a trained cell; those of an earlier call where nothing has changed since."""
+    policy, env = resolve(str(cell.run))
+    made = {"model": policy.sha256, "buffer": policy.buffer.sha256, "commit": results.commit()}
+    made |= {"evaluation": dataclasses.asdict(EvaluateConfig(chosen.episodes)), "baselines": chosen.baselines}
+    file = cell.run / SCORES
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if known.get("made") != made:
+        columns = {cell.method: evaluate_tasks(policy, env, chosen.episodes)}
+        if chosen.baselines and cell.task is None:
             beside = baselines(policy, env, chosen.episodes)
-            scores["random_actions"] = [beside["random actions"]]  # the same for all
-            scores.setdefault(f"random_latent_{method}", []).append(beside["random latent"])
-    if chosen.topline:
-        scores["td3"] = [_topline(chosen, seconds, commits)]
-    metrics = {name: summarise(columns) for name, columns in scores.items()}
-    print(_table(metrics))
-    command = "python -m experiments.bench.zero_shot " + " ".join(arguments or sys.argv[1:])
-    write_result(
-        chosen.out,
-        command,
-        {"scores": metrics, "training_seconds": seconds},
+            columns |= {"random_actions": beside["random actions"]}
+            columns |= {f"random_latent_{cell.method}": beside["random latent"]}
+        known = {"made": made, "columns": {name: _plain(column) for name, column in columns.items()}}
+        draft = file.with_name(f".{SCORES}")
+        draft.write_text(json.dumps(known) + "\n", encoding="utf-8")
+        draft.replace(file)
+    return {name: _own(column, cell.task) for name, column in known["columns"].items()}
+
+
+def _plain(column: dict[str, Scores]) -> dict[str, Any]:
+    return {
+        task: {name: None if leaf is None else leaf.tolist() for name, leaf in vars(scores).items()}
+        for task, scores in column.items()
+    }
+
+
+def _own(plain: dict[str, Any], only: str | None) -> dict[str, Scores]:
+    """The scores of all tasks, or of the only one that a cell learned."""
+    return {
+        task: Scores(**{name: None if leaf is None else np.array(leaf) for name, leaf in leaves.items()})
+        for task, leaves in plain.items()
+        if only in (None, task)
+    }
+
+
+def _report(chosen: Comparison, arguments: Sequence[str], outcome: Outcome, wall: float) -> None:
+    """Nothing; prints the table and writes the result file."""
+    measure = SUITES[chosen.suite].measure
+    found = tables.metrics(outcome.scores, chosen.suite, measure)
+    what = "return over an episode" if measure == "return" else "% of episodes with success at any step"
+    machine = results.hardware()
+    print(f"{chosen.suite}, {chosen.budget} presets: {what}, {chosen.episodes} episodes per task and seed")
+    print("\n".join(tables.table(found, outcome.seconds)))
+    place = ", ".join([f"{machine['cpu']}, {machine['cores']} cores", *machine["accelerators"]])
+    print(f"took {duration(wall)} on {place}; training: mean time of a cell, wherever it was trained")
+    out = chosen.out or chosen.runs / f"{chosen.suite}-{chosen.budget}.json"
+    results.write_result(
+        out,
+        shlex.join(["embodied", "bench", "zero-shot", *arguments]),
+        {"rows": found, "training_seconds": outcome.seconds, "failed": outcome.failed},
         list(chosen.seeds),
-        time.perf_counter() - started,
+        wall,
+        comparison=json.loads(json.dumps(dataclasses.asdict(chosen), default=str)),
         evaluation=dataclasses.asdict(EvaluateConfig(chosen.episodes)),
-        updates=chosen.updates,
-        trained_with_commits=commits,
-        protocol="return over one episode of 1000 control steps; IQM over seeds and episodes, stratified bootstrap",
+        trained_with_commits=outcome.commits,
+        protocol=f"{what}; mean and standard error over seeds, tasks weigh the same; pooled: IQM of all episodes with "
+        "its bootstrap interval, for success the rate with its Wilson interval",
     )
-    print(f"wrote {chosen.out}")
-
-
-def summarise(columns: list[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
-    """Per task: IQM over seeds and episodes with its interval, the mean of each seed, and the median of those."""
-    rows: dict[str, dict[str, Any]] = {}
-    for task in columns[0]:
-        returns = np.stack([column[task].returns for column in columns])
-        iqm = statistics.bootstrap(returns)
-        means = returns.mean(1)
-        rows[task] = {"iqm": iqm.value, "low": iqm.low, "high": iqm.high, "seed_means": means.tolist()}
-        rows[task]["median_of_seeds"] = float(np.median(means))
-    everything = float(np.mean([row["median_of_seeds"] for row in rows.values()]))
-    rows["mean"] = {"median_of_seeds": everything}
-    return rows
-
-
-def _topline(chosen: Arguments, seconds: dict[str, list[float]], commits: dict[str, str]) -> dict[str, Scores]:
-    """TD3's score on each task after training on that task's reward."""
-    column = {}
-    for task in make_env(chosen.world, None).tasks:
-        run = chosen.runs / f"{chosen.topline}-{task}"
-        preset = f"{chosen.world}-{chosen.topline}"
-        train(preset, chosen.data, run, ["--task", task], chosen.topline_updates)
-        commits[run.name] = read_experiment(run)["made"]["commit"]
-        column[task] = evaluate_tasks(*resolve(str(run)), chosen.episodes)[task]
-        seconds.setdefault("td3", []).append(sum(row["time/seconds"] for row in read_metrics(run)))
-    return column
-
-
-def _table(metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    tasks = list(next(iter(metrics.values())))
-    width = max(len(name) for name in metrics)
-    lines = [" " * width + "".join(f"{task:>24}" for task in tasks)]
-    for name, rows in metrics.items():
-        cells = []
-        for row in rows.values():
-            interval = f" [{row['low']:.0f}, {row['high']:.0f}]" if "low" in row else ""
-            cells.append(f"{row['median_of_seeds']:.0f}{interval}".rjust(24))
-        lines.append(name.ljust(width) + "".join(cells))
-    return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()
+    print(f"wrote {out}")

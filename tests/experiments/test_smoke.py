@@ -12,7 +12,6 @@ from embodied.data import store
 from embodied.policy import load
 from embodied.types import InputError
 from experiments import cli, results, ship
-from experiments.bench import zero_shot
 from experiments.evaluate import evaluate_tasks
 from experiments.models import resolve, shipped
 from experiments.train import read_experiment
@@ -189,20 +188,21 @@ def test_policy_is_not_scored_where_decisions_are_longer(trained):
         evaluate_tasks(policy, envs.make("point_maze", hold=5), 1)
 
 
-def test_comparison_scores_a_finished_cell_as_it_was_trained(place, trained, capsys):
+def test_comparison_scores_a_finished_cell_as_it_was_trained(run, place, trained, capsys):
     cells = place / "cells"
     cells.mkdir()
-    (cells / "fb-small-0").symlink_to(trained[0])
-    chosen = ["--data", "data", "--runs", str(cells), "--world", "point_maze", "--methods", "fb-small", "--seeds", "0"]
-    zero_shot.main([*chosen, "--topline", "", "--updates", "40", "--episodes", "2", "--out", str(place / "table.json")])
+    (cells / "point_maze-fb-small-0").symlink_to(trained[0])
+    chosen = ("--worlds", "point_maze", "--methods", "fb", "--updates", "40", "--episodes", "2", "--baselines")
+    run("bench", "zero-shot", *chosen, "--runs", "@cells", "--out", "@table.json")
     record = json.loads((place / "table.json").read_text())
-    scores = record["metrics"]["scores"]
-    assert set(scores) == {"fb-small", "random_actions", "random_latent_fb-small"}
+    scores = record["metrics"]["rows"]["point_maze"]
+    assert set(scores) == {"fb", "random_actions", "random_latent_fb"}
     policy, env = resolve(str(trained[0]))
     for task, one in evaluate_tasks(policy, env, 2).items():
-        assert scores["fb-small"][task]["seed_means"] == [pytest.approx(float(one.returns.mean()))]
-    assert set(record["trained_with_commits"]) == {"fb-small-0"}
-    assert capsys.readouterr().out.split("\n")[0].split()[-1] == "mean"
+        assert scores["fb"]["tasks"][task]["seed_means"] == [pytest.approx(float(one.returns.mean()))]
+    assert scores["fb"]["published"] == {"mean": 513.0, "standard_error": 20.0}
+    assert set(record["trained_with_commits"]) == {"point_maze-fb-small-0"}
+    assert "513.0 ± 20.0" in capsys.readouterr().out
 
 
 def test_fresh_reward_text_becomes_a_prompt_that_may_be_checked(run, prompted, capsys):
