@@ -10,7 +10,7 @@ import pytest
 import envs
 from embodied.evaluate import Scores
 from embodied.types import InputError
-from experiments.bench import cells, plan, suites, tables, zero_shot
+from experiments.bench import cells, plan, suites, zero_shot
 from experiments.bench.plan import Comparison
 from experiments.commands import bench
 from experiments.presets import COLLECT, PRESETS
@@ -267,45 +267,6 @@ def test_single_task_learner_has_a_cell_for_each_task_and_counts_where_all_are_m
     assert code == 1
     entry = record["metrics"]["rows"]["point_maze"]["td3"]
     assert entry["seeds"] == [0]
-    assert list(entry["tasks"]) == list(TASKS)
+    assert set(entry["tasks"]) == set(TASKS)
     assert entry["mean"] == 351.0
     assert "published" not in entry
-
-
-def test_tasks_weigh_the_same_and_errors_are_over_seeds():
-    first = {"a": Scores(np.array([0.0, 2.0])), "b": Scores(np.array([10.0, 12.0]))}
-    second = {"a": Scores(np.array([4.0, 6.0])), "b": Scores(np.array([14.0, 16.0]))}
-    entry = tables.summarise([[first], [second]], "return")
-    assert entry["seed_means"] == [6.0, 10.0]
-    assert (entry["mean"], entry["standard_error"]) == (8.0, 2.0)
-    assert entry["pooled"] == 8.0  # of 0 2 4 6 10 12 14 16, the middle half
-    assert entry["low"] < 8.0 < entry["high"]
-    assert tables.summarise([[first]], "return")["standard_error"] is None
-
-
-def test_success_is_a_rate_in_percent_with_a_wilson_interval():
-    column = {
-        "a": Scores(np.zeros(4), np.array([True, True, False, True])),
-        "b": Scores(np.zeros(4), np.zeros(4, bool)),
-    }
-    entry = tables.summarise([[column]], "success")
-    assert (entry["mean"], entry["pooled"]) == (37.5, 37.5)
-    assert (entry["low"], entry["high"]) == (pytest.approx(13.68, abs=0.01), pytest.approx(69.43, abs=0.01))
-
-
-def test_average_weighs_rows_the_same_over_the_seeds_that_all_of_them_have():
-    made = lambda value: {"t": Scores(np.full(2, value))}  # noqa: E731
-    scores = {
-        "walker": {"fb": {0: made(10.0), 1: made(20.0)}, "td3": {0: made(900.0)}},
-        "cheetah": {"fb": {0: made(30.0), 1: made(50.0), 2: made(999.0)}},
-    }
-    found = tables.metrics(scores, "dmc-state", "return")
-    assert list(found) == ["walker", "cheetah", "average"]
-    average = found["average"]["fb"]
-    assert (average["seeds"], average["seed_means"]) == ([0, 1], [20.0, 35.0])
-    assert average["rows"] == ["walker", "cheetah"]
-    assert average["published"] == {"mean": pytest.approx(742.1), "standard_error": None}
-    assert "td3" not in found["average"]
-    lines = tables.table(found, {"walker": {"fb": [61.0]}})
-    assert lines[0].split("  ")[0] == "row"
-    assert lines[-2].split()[:6] == ["average", "of", "2", "fb", "27.5", "±"]
