@@ -40,10 +40,11 @@ def image_encoder(channels: int, strides: Sequence[int], out: int, dtype: Matmul
     module = _Images(channels, tuple(strides), out, dtype)
 
     def apply(params: PyTree, images: Any) -> Array:
-        read = lambda one: jnp.asarray(module.apply({"params": params}, one))  # noqa: E731
+        images = jnp.asarray(images)
+        read = lambda some: jnp.asarray(module.apply({"params": params}, some))  # noqa: E731
         if len(images) <= AT_ONCE:
             return read(images)
-        return jax.lax.map(lambda image: read(image[None])[0], jnp.asarray(images), batch_size=AT_ONCE // 2)
+        return jax.lax.map(lambda image: read(image[None])[0], images, batch_size=AT_ONCE // 2)
 
     return Net(init=lambda key, images: module.init(key, jnp.asarray(images))["params"], apply=apply)
 
