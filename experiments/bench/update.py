@@ -1,11 +1,12 @@
 """Updates per second of the training loop, beside what the same machine's matmul reaches in the same minutes.
 
-    python -m experiments.bench.update [--seconds 120] [--batch 1024] [--small] [--out results/bench-update.json]
+    python -m experiments.bench.update [--seconds 120] [--names td_jepa fb-small] [--out results/bench-update.json]
 
-TD-JEPA and FB at the published walker sizes, in float32 and with bfloat16 matmul operands, through the compiled chunk
-that training runs (`embodied.train.make_chunk`, sampling included). Rates are measured in turn, round by round, and
-reported as medians, so that a busy neighbour slows all of them alike; compare ratios, not milliseconds. bfloat16 can
-only pay where the processor has units for it: see `cpu_flags` in the result.
+TD-JEPA and FB at the published walker sizes and at those of the small presets, in float32 and with bfloat16 matmul
+operands, through the compiled chunk that training runs (`embodied.train.make_chunk`, sampling from `rows` transitions
+included). Rates are measured in turn, round by round, and reported as medians, so that a busy neighbour slows all of
+them alike; compare ratios, not milliseconds. bfloat16 can only pay where the processor has units for it: see
+`cpu_flags` in the result. How long a fresh process takes to its first updates is measured first, one by one.
 """
 
 import dataclasses
@@ -23,32 +24,32 @@ import numpy as np
 import tyro
 
 import agents
-from agents import fb, td_jepa
 from embodied.data import dataset
 from embodied.nets.mlp import MatmulType
 from embodied.train import init_run, make_chunk
-from embodied.types import Agent, Source, Spec
-from experiments.presets import PRESETS
+from embodied.types import Agent, Source
+from experiments.bench.cold import first_updates
+from experiments.bench.flops import update_flops, xla_flops
+from experiments.bench.synthetic import WALKER, transitions
+from experiments.presets import PRESETS, Experiment
 from experiments.results import write_result
+from experiments.train import agent_name
 
-WALKER = Spec(obs={"state": (24,)}, action=6)
-EPISODES, DECISIONS = 200, 500  # 100,000 synthetic transitions
+DECISIONS = 500  # per synthetic episode
 TYPES: tuple[MatmulType, ...] = ("float32", "bfloat16")
 ROUNDS = 3  # at least
-HEADS = 2  # of every predictor
 CPU_FLAGS = ("avx512f", "avx512_bf16", "amx_bf16")
-
-Sizes = list[tuple[int, int]]  # (inputs, outputs) of each layer, per member
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Speed of TD-JEPA and FB updates beside the machine's own matmul rate."""
 
-    out: Path | None = None  # default: results/bench-update.json, or results/bench-update-small.json
+    out: Path = Path("results/bench-update.json")
     seconds: float = 120.0  # of measurement; compilation comes on top
-    batch: int | None = None  # transitions per update; default: the presets' (1024, or 256 with --small)
-    small: bool = False  # the presets of hidden width 256
+    names: tuple[str, ...] = ("td_jepa", "fb", "td_jepa-small", "fb-small")  # presets without their world
+    rows: int = 5_000_000  # transitions that batches are drawn from
+    cold: bool = True  # also how long fresh processes take to their first updates
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,19 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = tyro.cli(Arguments, args=words, prog="python -m experiments.bench.update")
     started = time.perf_counter()
-    configs = {name: PRESETS[f"walker-{name}{'-small' * chosen.small}"] for name in ("td_jepa", "fb")}
-    batch = chosen.batch or configs["td_jepa"].train.batch_size
-    metrics, extra = measure({name: one.agent for name, one in configs.items()}, batch, chosen.seconds)
-    out = chosen.out or Path(f"results/bench-update{'-small' * chosen.small}.json")
+    measured = {name: PRESETS[f"walker-{name}"] for name in chosen.names}
+    batches = {name: one.train.batch_size for name, one in measured.items()}
+    cold = {name: first_updates(f"walker-{name}", batches[name]) for name in measured if chosen.cold}
+    metrics, extra = measure(measured, chosen.seconds, chosen.rows)
+    for name, seconds in cold.items():
+        metrics[name]["cold_seconds"] = seconds
     command = shlex.join(["python", "-m", "experiments.bench.update", *words])
     wall = time.perf_counter() - started
-    write_result(out, command, metrics, [0], wall, batch=batch, cpu_flags=cpu_flags(), **extra)
-    print("\n".join([*table(metrics), f"wrote {out}"]))
+    write_result(
+        chosen.out, command, metrics, [0], wall, batch=batches, rows=chosen.rows, cpu_flags=cpu_flags(), **extra
+    )
+    print("\n".join([*table(metrics), f"wrote {chosen.out}"]))
 
 
-def measure(configs: Mapping[str, Any], batch: int, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(metrics, settings and all rounds): medians over interleaved rounds of matmul and update rates."""
-    hidden = configs["td_jepa"].hidden
+def measure(measured: Mapping[str, Experiment], seconds: float, rows: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(metrics, settings and all rounds): medians over interleaved rounds of matmul, sampling and update rates."""
+    batches = {name: one.train.batch_size for name, one in measured.items()}
+    hidden, batch = max(one.agent.hidden for one in measured.values()), max(batches.values())
     shapes = [(batch, hidden, hidden), (batch, hidden, hidden // 2), (1024, 1024, 1024), (2048, 2048, 2048)]
     work = 1e10 if jax.default_backend() == "cpu" else 1e12  # long against the start of a call
     calls = {
@@ -76,19 +82,22 @@ def measure(configs: Mapping[str, Any], batch: int, seconds: float) -> tuple[dic
         for shape in dict.fromkeys(shapes)
         for dtype in TYPES
     }
-    flops = {name: update_flops(config, WALKER, batch) for name, config in configs.items()}
+    flops = {name: update_flops(one.agent, WALKER, batches[name]) for name, one in measured.items()}
     machine = max(call() for name, call in calls.items() if "float32" in name)
     # About a second per call on this machine, so that starting it does not count.
     chunks = {name: int(np.clip(round(machine / one), 4, 1000)) for name, one in flops.items()}
-    source = dataset.from_dataset(synthetic(EPISODES, DECISIONS), batch)
-    for name, config in configs.items():
+    stored = jax.tree.map(jnp.asarray, transitions(-(-rows // DECISIONS), DECISIONS))
+    for name, one in measured.items():
+        source = dataset.from_dataset(stored, batches[name])
+        calls[f"sampling/{name}"] = sampling_rate(source, 1000)
         for dtype in TYPES:
-            agent = agents.module(name).make(dataclasses.replace(config, matmul=dtype), WALKER)
+            agent = agents.module(agent_name(one)).make(dataclasses.replace(one.agent, matmul=dtype), WALKER)
             calls[f"{name}/{dtype}"] = update_rate(agent, source, chunks[name])
     rounds = interleave(calls, seconds)
     metrics = summarise(rounds, flops)
-    for name, config in configs.items():
-        metrics[name]["xla_gflop_per_update"] = xla_flops(agents.module(name).make(config, WALKER), batch) / 1e9
+    for name, one in measured.items():
+        agent = agents.module(agent_name(one)).make(one.agent, WALKER)
+        metrics[name]["xla_gflop_per_update"] = xla_flops(agent, WALKER, batches[name]) / 1e9
     precision = str(jax.config.jax_default_matmul_precision)
     return metrics, {"updates_per_call": chunks, "rounds": rounds, "matmul_precision": precision}
 
@@ -141,21 +150,24 @@ def update_rate(agent: Agent, source: Source, updates: int) -> Callable[[], floa
     return call
 
 
-def synthetic(episodes: int, decisions: int) -> dataset.Dataset:
-    """Random transitions of the walker's shapes."""
-    generator = np.random.default_rng(0)
-    draw = lambda *shape: generator.uniform(-1, 1, shape).astype(np.float32)  # noqa: E731
-    width = WALKER.obs["state"][0]
-    return dataset.from_episodes(
-        [
-            {
-                "state": draw(decisions + 1, width),
-                "action": draw(decisions, WALKER.action),
-                "physics": np.zeros((decisions + 1, 1), np.float32),
-            }
-            for _ in range(episodes)
-        ]
-    )
+def sampling_rate(source: Source, batches: int) -> Callable[[], float]:
+    """A call that draws `batches` batches in a scan, as the training chunk does, and gives batches/s."""
+
+    @jax.jit
+    def draw(data: Any, root: jax.Array) -> jax.Array:
+        def one(total: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+            _, batch = source.next(data, (), jax.random.fold_in(root, i))
+            # Every value is used, so that none of the reading is left out.
+            return total + sum(leaf.sum() for leaf in jax.tree.leaves(batch)), None
+
+        return jax.lax.scan(one, jnp.float32(0), jnp.arange(batches))[0]
+
+    def call() -> float:
+        started = time.perf_counter()
+        jax.block_until_ready(draw(source.data, jax.random.key(0)))
+        return batches / (time.perf_counter() - started)
+
+    return call
 
 
 def summarise(rounds: Mapping[str, Sequence[float]], flop: Mapping[str, int]) -> dict[str, Any]:
@@ -169,7 +181,9 @@ def summarise(rounds: Mapping[str, Sequence[float]], flop: Mapping[str, int]) ->
     best = {dtype: metrics["matmul"][dtype]["best"] for dtype in TYPES}
     metrics["matmul"]["bfloat16_over_float32"] = best["bfloat16"] / best["float32"]
     for name, flops in flop.items():
-        metrics[name] = {"gflop_per_update": flops / 1e9}
+        pairs = zip(rounds[f"{name}/float32"], rounds[f"sampling/{name}"], strict=True)
+        share = statistics.median(updates / batches for updates, batches in pairs)
+        metrics[name] = {"gflop_per_update": flops / 1e9, "sampling_share": share}
         for dtype in TYPES:
             rate = medians[f"{name}/{dtype}"]
             metrics[name][dtype] = {
@@ -197,86 +211,12 @@ def table(metrics: Mapping[str, Any]) -> list[str]:
                 f"{one['of_float32_matmul']:18.0%}"
             )
     ratios = ", ".join(f"{name} {one['bfloat16_over_float32']:.2f}" for name, one in metrics.items())
-    return [*lines, f"bfloat16 / float32: {ratios}"]
-
-
-def update_flops(config: td_jepa.Config | fb.Config, spec: Spec, batch: int) -> int:
-    """Operations of one update's matrix products, counted from the layer sizes (TD-JEPA: two-encoder form)."""
-    inputs = spec.obs["state"][0] + (config.inputs == "standardized")
-    if isinstance(config, fb.Config):
-        return 2 * batch * _fb(config, inputs, spec.action, batch)
-    if config.symmetric:
-        raise ValueError("only the two-encoder form of TD-JEPA is counted")
-    return 2 * batch * _td_jepa(config, inputs, spec.action)
-
-
-def _td_jepa(config: td_jepa.Config, inputs: int, action: int) -> int:
-    """Multiply-adds per transition."""
-    z, width = config.z_dim, config.phi_dim
-    phi = _encoder(inputs, config.phi_hidden, config.phi_layers, width)
-    psi = _encoder(inputs, config.psi_hidden, config.psi_layers, z)
-    predict_psi = _forward_map(width, z, action, config.hidden, config.layers, z)
-    predict_phi = _forward_map(z, z, action, config.hidden, config.layers, width)
-    actor = _actor(width, z, action, config.hidden, config.layers)
-    predictors = HEADS * (_size(predict_psi) + _size(predict_phi))
-    targets = _size(psi) + _size(actor) + _size(phi) + _size(psi) + predictors  # goals use the online psi
-    world = _learn_encoder(phi) + _learn_encoder(psi) + 3 * predictors
-    acting = _size(phi) + _learn_actor(actor, predict_psi)
-    # Orthonormality is a Gram matrix and two products for its gradient; then the covariance of psi.
-    return targets + world + acting + 3 * (width**2 + z**2) + z**2
-
-
-def _fb(config: fb.Config, inputs: int, action: int, batch: int) -> int:
-    """Multiply-adds per transition."""
-    z, width = config.z_dim, config.encoder_dim
-    encoder = _encoder(inputs, config.encoder_hidden, config.encoder_layers, width)
-    backward = _encoder(inputs, config.backward_hidden, config.backward_layers, z)
-    forward = _forward_map(width, z, action, config.hidden, config.layers, z)
-    actor = _actor(width, z, action, config.hidden, config.layers)
-    targets = _size(backward) + _size(actor) + _size(encoder) + _size(backward) + HEADS * _size(forward)
-    world = _learn_encoder(encoder) + _learn_encoder(backward) + 3 * HEADS * _size(forward)
-    acting = _size(encoder) + _learn_actor(actor, forward)
-    measure = batch * z * (1 + 3 * HEADS)  # the target, then each head with its two gradients
-    return targets + world + acting + 3 * z**2 + measure
-
-
-def _encoder(inputs: int, hidden: int, layers: int, out: int) -> Sizes:
-    return [(inputs, hidden), *[(hidden, hidden)] * (layers - 1), (hidden, out)] if layers else [(inputs, out)]
-
-
-def _forward_map(obs: int, z: int, action: int, hidden: int, layers: int, out: int) -> Sizes:
-    return [*_embeddings(obs + action, obs + z, hidden), *[(hidden, hidden)] * layers, (hidden, out)]
-
-
-def _actor(obs: int, z: int, action: int, hidden: int, layers: int) -> Sizes:
-    return [*_embeddings(obs, obs + z, hidden), *[(hidden, hidden)] * layers, (hidden, action)]
-
-
-def _embeddings(first: int, second: int, hidden: int) -> Sizes:
-    return [(first, hidden), (hidden, hidden // 2), (second, hidden), (hidden, hidden // 2)]
-
-
-def _size(layers: Sizes) -> int:
-    return sum(inputs * outputs for inputs, outputs in layers)
-
-
-def _learn_encoder(layers: Sizes) -> int:
-    """Forward and weight gradients of all layers, input gradients of all but the first."""
-    return 2 * _size(layers) + _size(layers[1:])
-
-
-def _learn_actor(actor: Sizes, value: Sizes) -> int:
-    """The actor's own three passes, and through the heads of the value: forward, then back to the action alone."""
-    first = [actor[0], actor[2]]  # their inputs take no gradient
-    latent_branch = value[2:4]  # the embedding of (state, latent) does not see the action
-    return 3 * _size(actor) - _size(first) + HEADS * (2 * _size(value) - _size(latent_branch))
-
-
-def xla_flops(agent: Agent, batch: int) -> float:
-    """Operations of one update as XLA counts them before optimisation, element-wise ones included."""
-    example = WALKER.example(batch)
-    state = jax.eval_shape(agent.init, jax.random.key(0), example)
-    return float(jax.jit(agent.update).lower(state, example, jax.random.key(0)).cost_analysis()["flops"])
+    shares = ", ".join(f"{name} {one['sampling_share']:.2%}" for name, one in metrics.items() if name != "matmul")
+    first = ", ".join(
+        f"{name} {one['cold_seconds']['total']:.1f} s" for name, one in metrics.items() if "cold_seconds" in one
+    )
+    lines += [f"bfloat16 / float32: {ratios}", f"sampling, of an update: {shares}"]
+    return lines + ([f"first updates without a cache: {first}"] if first else [])
 
 
 def cpu_flags() -> dict[str, bool] | None:

@@ -1,7 +1,9 @@
 """The speed measurement counts operations as the traced program does and reports medians of interleaved rounds."""
 
+import dataclasses
 import json
 import math
+import types
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +14,9 @@ import agents
 from agents import fb, td_jepa
 from embodied.data import dataset
 from embodied.types import Agent, Prior, Spec
-from experiments.bench import update
+from experiments.bench import cold, update
+from experiments.bench.flops import update_flops, xla_flops
+from experiments.bench.synthetic import WALKER, transitions
 from experiments.presets import PRESETS
 
 
@@ -40,15 +44,15 @@ def _products(jaxpr):
 
 def test_published_updates_take_the_known_number_of_operations():
     # 127.5 and 85.4 GFLOP were counted in the reference's PyTorch update at the same sizes.
-    assert update.update_flops(td_jepa.Config(), update.WALKER, 1024) / 1e9 == pytest.approx(127.5, rel=0.01)
-    assert update.update_flops(fb.Config(), update.WALKER, 1024) / 1e9 == pytest.approx(85.4, rel=0.01)
+    assert update_flops(td_jepa.Config(), WALKER, 1024) / 1e9 == pytest.approx(127.5, rel=0.01)
+    assert update_flops(fb.Config(), WALKER, 1024) / 1e9 == pytest.approx(85.4, rel=0.01)
 
 
 @pytest.mark.parametrize("preset", ["walker-td_jepa", "walker-fb", "walker-td_jepa-small", "walker-fb-small"])
 def test_counted_operations_are_those_of_the_traced_program(preset):
     config, batch = PRESETS[preset].agent, PRESETS[preset].train.batch_size
-    agent = agents.module(preset.split("-")[1]).make(config, update.WALKER)
-    assert update.update_flops(config, update.WALKER, batch) == _traced_flops(agent, update.WALKER, batch)
+    agent = agents.module(preset.split("-")[1]).make(config, WALKER)
+    assert update_flops(config, WALKER, batch) == _traced_flops(agent, WALKER, batch)
 
 
 def test_counting_follows_depth_and_the_sizes_of_another_world():
@@ -57,12 +61,12 @@ def test_counting_follows_depth_and_the_sizes_of_another_world():
         (td_jepa, td_jepa.Config(phi_layers=2, psi_layers=1, layers=2).tiny()),
         (fb, fb.Config(encoder_layers=3, backward_layers=0, layers=3, inputs="standardized").tiny()),
     ):
-        assert update.update_flops(config, spec, 12) == _traced_flops(module.make(config, spec), spec, 12)
+        assert update_flops(config, spec, 12) == _traced_flops(module.make(config, spec), spec, 12)
 
 
 def test_xla_counts_at_least_the_matrix_products():
-    counted = update.update_flops(fb.Config(), update.WALKER, 1024)
-    assert 1.0 < update.xla_flops(fb.make(fb.Config(), update.WALKER), 1024) / counted < 1.05
+    counted = update_flops(fb.Config(), WALKER, 1024)
+    assert 1.0 < xla_flops(fb.make(fb.Config(), WALKER), WALKER, 1024) / counted < 1.05
 
 
 def test_rounds_take_turns_and_the_first_one_is_not_kept():
@@ -87,6 +91,7 @@ def test_summary_takes_medians_and_the_best_size_of_matmul():
         "matmul/bfloat16/8x8x8": [8e9, 8e9, 8e9],
         "fb/float32": [2.0, 1.0, 3.0],
         "fb/bfloat16": [4.0, 3.0, 3.0],
+        "sampling/fb": [100.0, 200.0, 100.0],
     }
     found = update.summarise(rounds, {"fb": 10**9})
     assert found["matmul"]["float32"] == {"8x8x8": 2.0, "9x9x9": 4.0, "best": 4.0}
@@ -98,9 +103,12 @@ def test_summary_takes_medians_and_the_best_size_of_matmul():
         "of_float32_matmul": 0.5,
     }
     assert found["fb"]["bfloat16_over_float32"] == 2.0  # the median of 2, 3 and 1
+    assert found["fb"]["sampling_share"] == 0.02  # the median of 2 %, 0.5 % and 3 %
     lines = update.table(found)
     assert lines[3].split() == ["fb", "float32", "2.00", "2", "50%"]
-    assert lines[-1] == "bfloat16 / float32: matmul 2.00, fb 2.00"
+    assert lines[-2:] == ["bfloat16 / float32: matmul 2.00, fb 2.00", "sampling, of an update: fb 2.00%"]
+    found["fb"]["cold_seconds"] = {"total": 5.25}
+    assert update.table(found)[-1] == "first updates without a cache: fb 5.2 s"
 
 
 def test_update_rate_trains_through_the_real_chunk():
@@ -112,7 +120,7 @@ def test_update_rate_trains_through_the_real_chunk():
 
     unused = lambda *_: ()  # noqa: E731
     agent = Agent(lambda key, batch: Counter(jnp.float32(0)), learn, unused, unused, unused, (Prior,))
-    source = dataset.from_dataset(update.synthetic(episodes=2, decisions=5), 4)
+    source = dataset.from_dataset(transitions(episodes=2, decisions=5), 4)
     call = update.update_rate(agent, source, updates=2)
     assert call() > 0
     assert call() > 0  # the run that the first call donated is not used again
@@ -127,23 +135,65 @@ def test_matmul_rate_is_operations_over_time(dtype, monkeypatch):
     assert call() == repeats * 2 * 8 * 16 * 32 / 0.5
 
 
-def test_result_file_names_command_processor_flags_and_rounds(tmp_path, monkeypatch, capsys):
-    rounds = {f"{kind}/{dtype}": [1.0] for kind in ("matmul", "td_jepa", "fb") for dtype in update.TYPES}
+def test_sampling_rate_reads_whole_batches_of_the_source(monkeypatch):
+    drawn = []
+    source = dataset.from_dataset(transitions(episodes=2, decisions=5), 4)
+
+    def following(data, state, key):
+        state, batch = source.next(data, state, key)
+        drawn.append(sum(leaf.size for leaf in jax.tree.leaves(batch)))
+        return state, batch
+
+    call = update.sampling_rate(source._replace(next=following), 3)
+    assert call() > 0
+    assert drawn == [4 * (24 + 6 + 24 + 1 + 1)]  # traced once: state, action, next state, reward, discount
+    clock = iter([10.0, 10.5])
+    monkeypatch.setattr(update.time, "perf_counter", lambda: next(clock))
+    assert call() == 3 / 0.5
+
+
+def test_cold_start_counts_each_part_and_leaves_the_imports_out(monkeypatch):
+    preset = PRESETS["walker-fb-small"]
+    monkeypatch.setitem(PRESETS, "walker-fb-small", dataclasses.replace(preset, agent=preset.agent.tiny()))
+    seconds = cold.main("walker-fb-small", 4)
+    assert list(seconds) == ["imports", "init", "compile", "updates", "total"]
+    assert min(seconds.values()) > 0
+    assert seconds["total"] == pytest.approx(seconds["init"] + seconds["compile"] + seconds["updates"])
+
+
+def test_cold_start_runs_in_a_process_without_a_compilation_cache(monkeypatch):
     seen = {}
 
-    def measure(configs, batch, seconds):
-        seen.update(configs=configs, batch=batch, seconds=seconds)
+    def run(command, env, **more):
+        seen.update(command=command, cache=env["JAX_ENABLE_COMPILATION_CACHE"])
+        return types.SimpleNamespace(stdout='warning\n{"total": 4.0}\n')
+
+    monkeypatch.setattr(cold.subprocess, "run", run)
+    assert cold.first_updates("walker-fb", 1024) == {"total": 4.0}
+    assert seen["command"][1:] == ["-m", "experiments.bench.cold", "walker-fb", "1024"]
+    assert seen["cache"] == "false"
+
+
+def test_result_file_names_command_processor_flags_and_rounds(tmp_path, monkeypatch, capsys):
+    kinds = ("matmul", "fb-small", "sampling")
+    rounds = {f"{kind}/{dtype}": [1.0] for kind in kinds for dtype in update.TYPES} | {"sampling/fb-small": [9.0]}
+    seen = {}
+
+    def measure(measured, seconds, rows):
+        seen.update(measured=measured, seconds=seconds, rows=rows)
         named = {f"{k}/8x8x8" if k.startswith("matmul") else k: v for k, v in rounds.items()}
-        return update.summarise(named, {"td_jepa": 10, "fb": 10}), {"rounds": named}
+        return update.summarise(named, {"fb-small": 10}), {"rounds": named}
 
     monkeypatch.setattr(update, "measure", measure)
-    update.main(["--small", "--seconds", "3", "--out", f"{tmp_path}/bench.json"])
-    assert seen["batch"] == 256
-    assert seen["seconds"] == 3.0
-    assert seen["configs"]["fb"].hidden == 256
+    monkeypatch.setattr(update, "first_updates", lambda preset, batch: {"total": 4.0, "batch": batch})
+    update.main(["--names", "fb-small", "--seconds", "3", "--rows", "70", "--out", f"{tmp_path}/bench.json"])
+    assert (seen["seconds"], seen["rows"]) == (3.0, 70)
+    assert seen["measured"] == {"fb-small": PRESETS["walker-fb-small"]}
     record = json.loads((tmp_path / "bench.json").read_text())
-    assert record["command"].startswith("python -m experiments.bench.update --small --seconds 3")
-    assert record["metrics"]["fb"]["float32"]["updates_per_second"] == 1.0
+    assert record["command"].startswith("python -m experiments.bench.update --names fb-small --seconds 3")
+    assert (record["batch"], record["rows"]) == ({"fb-small": 256}, 70)
+    assert record["metrics"]["fb-small"]["float32"]["updates_per_second"] == 1.0
+    assert record["metrics"]["fb-small"]["cold_seconds"] == {"total": 4.0, "batch": 256}
     assert set(record["cpu_flags"]) == {"avx512f", "avx512_bf16", "amx_bf16"}
     assert "wrote" in capsys.readouterr().out
 

@@ -17,14 +17,14 @@ from experiments.train import read_experiment
 PRESET = PRESETS["point_maze-fb-small"]
 SMALL = [
     *("--agent.z-dim", "8", "--agent.encoder-dim", "12", "--agent.backward-hidden", "16", "--agent.hidden", "16"),
-    *("--train.batch-size", "16", "--train.chunk", "10", "--train.checkpoint-seconds", "0", "--buffer", "60"),
+    *("--train.batch-size", "16", "--train.chunk", "10", "--train.checkpoint-seconds", "0", "--buffer", "96"),
 ]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     place = tmp_path_factory.mktemp("data") / "maze"
-    small = ("--episodes", "4", "--worlds", "4", "--decisions", "12")
+    small = ("--episodes", "8", "--worlds", "4", "--decisions", "12")
     cli.main(["collect", "point_maze-noise", "--out", str(place), *small])
     return place
 
