@@ -2,11 +2,12 @@
 
 Every episode begins in a start state of the bundle. Conditions change what the robot is, not what the policy knows:
 orders that arrive a control step late, each or half of them, noisy sensors, other masses, friction, damping and motors,
-and all at once.
+all of these at once, pushes, and everything at the level "hard".
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from embodied.deploy.simulation import Simulation, load_model
 from embodied.evaluate import Scores
 from embodied.rewards import Task
 from embodied.types import Env, InputError, nearest
+from envs import dynamics
 from envs.dynamics import altered
 from envs.host import HostEnv
+from envs.model import WorldModel
 from experiments import falls
 from experiments.video import record
 
@@ -34,6 +37,7 @@ class Condition:
     late: float = 0.0  # share of orders, drawn at random, that take effect a control step late
     noise: bool = False  # the noise that the contract declares
     level: str = "none"  # of randomised physics
+    pushes: str = "none"  # level of randomisation whose pushes the base gets
 
 
 CONDITIONS = {
@@ -43,6 +47,8 @@ CONDITIONS = {
     "noise": Condition(noise=True),
     "randomised": Condition(level="standard"),
     "all": Condition(late=1.0, noise=True, level="standard"),
+    "pushed": Condition(pushes="standard"),
+    "hard": Condition(late=1.0, noise=True, level="hard", pushes="hard"),
 }
 
 
@@ -114,14 +120,20 @@ def one(
     bundle: Bundle, env: Env, task: Task, prompt: str, condition: Condition, starts: np.ndarray, seconds: float
 ) -> Result:
     """The result of a prompt under a condition. Returns are per episode of training, however long these last."""
-    model, parameters = load_model(bundle), None
-    if condition.level != "none":
-        drawn = world_of(bundle, condition.level)
-        parameters = np.asarray(drawn.reset(jax.random.key(0), len(starts)).physics)[:, drawn.world.dynamics]
+    model, drawn = load_model(bundle), {}
+    for level in {condition.level, condition.pushes} - {"none"}:
+        other = world_of(bundle, level)
+        drawn[level] = other.world, np.asarray(other.reset(jax.random.key(0), len(starts)).physics)
     returns, fallen, stopped, first = [], [], [], None
     for index, start in enumerate(starts):
-        one_model = model if parameters is None else altered(model, parameters[index])
-        physics, actions, reason = episode(bundle, env, one_model, prompt, start, condition, index, seconds)
+        one_model, push = model, unpushed
+        if condition.level in drawn:
+            world, rows = drawn[condition.level]
+            one_model = altered(model, rows[index, world.dynamics])
+        if condition.pushes in drawn:
+            world, rows = drawn[condition.pushes]
+            push = functools.partial(pushed, world, rows[index])
+        physics, actions, reason = episode(bundle, env, one_model, prompt, start, condition, index, seconds, push)
         _, quantities = env.observe(physics)
         before = {name: value[:-1] for name, value in quantities.items()}
         after = {name: value[1:] for name, value in quantities.items()}
@@ -134,6 +146,16 @@ def one(
     return Result(Scores(np.array(returns)), np.array(fallen) if fallen else None, tuple(stopped), first)
 
 
+def unpushed(data: mujoco.MjData) -> None:
+    """Nothing happens."""
+
+
+def pushed(world: WorldModel, drawn: np.ndarray, data: mujoco.MjData) -> None:
+    """Nothing; the base gets the push that falls into the decision that begins now, as in a world with that state."""
+    state = np.concatenate([[data.time], data.qpos, data.qvel, drawn[world.qvel.stop :]])
+    data.qvel[:] = dynamics.pushed(world, state[None], np)[0, world.qvel]
+
+
 def episode(
     bundle: Bundle,
     env: Env,
@@ -143,6 +165,7 @@ def episode(
     condition: Condition,
     seed: int,
     seconds: float,
+    push: Callable[[mujoco.MjData], None],
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """(physics [S+1, P], actions [S, A], why the runtime stopped or "") at the world's control steps."""
     spec, timing = env.spec, bundle.contract.timing
@@ -152,6 +175,8 @@ def episode(
     def note(data: mujoco.MjData) -> None:
         if round(data.time / timing.sim_dt) % every == 0:
             rows.append(np.concatenate([[data.time], data.qpos, data.qvel, data.act, data.ctrl]))
+            if (len(rows) - 1) % spec.hold == 0:
+                push(data)
 
     noise = np.random.default_rng(seed) if condition.noise else None
     jitter = np.random.default_rng((seed, 1))

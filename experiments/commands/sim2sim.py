@@ -18,7 +18,7 @@ class Arguments:
 
     bundle: tyro.conf.Positional[Path]
     prompt: tuple[str, ...] = ()  # prompts of the bundle; without any all that ask for a reward
-    condition: tuple[str, ...] = tuple(sim2sim.CONDITIONS)  # nominal, jitter, late, noise, randomised, all
+    condition: tuple[str, ...] = tuple(sim2sim.CONDITIONS)  # names of `sim2sim.CONDITIONS`
     episodes: int = 100
     seconds: float | None = None  # simulated, of an episode; without it as long as in training
     video: Path | None = None  # mp4 of the first prompt, its conditions side by side

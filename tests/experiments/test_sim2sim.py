@@ -2,12 +2,15 @@
 
 import json
 
+import jax
+import mujoco
 import numpy as np
 import pytest
 
 import envs
 from embodied.deploy import bundle
 from embodied.types import InputError
+from envs.randomise import COLUMNS, NOMINAL
 from experiments import export, sim2sim
 from experiments.commands import sim2sim as command
 from tests.experiments.test_export import tiny
@@ -42,11 +45,30 @@ def test_nominal_returns_are_those_of_the_training_world(packed):
 def test_late_orders_and_other_physics_change_what_happens(packed):
     results = sim2sim.run(packed, ["loop"], tuple(sim2sim.CONDITIONS), 2)["loop"]
     nominal = results["nominal"].physics
-    for name in ("jitter", "late", "noise", "randomised", "all"):
+    for name in ("jitter", "late", "noise", "randomised", "all", "pushed", "hard"):
         assert np.abs(results[name].physics - nominal).max() > 1e-3, name
     # The first order takes effect a decision later.
     assert np.abs(results["late"].physics[10, 5:7]).max() == 0
     assert np.abs(nominal[10, 5:7]).max() > 0
+
+
+def test_pushes_are_those_of_the_training_world(packed):
+    """Where nobody acts, a pushed bundle goes where the randomised world's own pushes lead."""
+    env = sim2sim.world_of(packed, "standard")
+    start = np.array(env.reset(jax.random.key(0), 1).physics)
+    nominal = dict(zip(COLUMNS, NOMINAL, strict=True))
+    start[0, env.world.dynamics] = [nominal[c] if c != "seed" else start[0, -1] for c in COLUMNS]
+    robot = mujoco.MjData(env.world.model)
+    mujoco.mj_setState(env.world.model, robot, start[0, : env.world.ctrl.start], mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    ts, kicked = env.reset_to(start), 0
+    for _ in range(40):  # 8 s: three pushes or more
+        before = robot.qvel.copy()
+        sim2sim.pushed(env.world, start[0], robot)
+        kicked += bool(np.any(robot.qvel != before))
+        mujoco.mj_step(env.world.model, robot, env.spec.hold * env.world.substeps)
+        ts = env.step(ts, np.zeros((1, 2)))
+        np.testing.assert_allclose(ts.physics[0, env.world.qvel], robot.qvel, atol=1e-6)
+    assert 2 <= kicked <= 8
 
 
 def test_command_prints_writes_and_names_mistakes(packed, tmp_path, capsys):
