@@ -131,8 +131,9 @@ def _save(directory: Path, config: TrainConfig, run: Run) -> None:
 
 
 def _check(build: Any, cells: Sequence[Cell], source: Source, config: TrainConfig) -> None:
-    if config.devices > 1 or jax.process_count() > 1:
-        raise InputError(f"train: devices must be 1 where several runs share a program, got {config.devices}")
+    devices = config.devices if jax.process_count() == 1 else jax.device_count()
+    if devices > 1:
+        raise InputError(f"train: devices must be 1 where several runs share a program, got {devices}")
     if source.refill:
         raise InputError("train: several runs share a program where they learn from stored data alone")
     needs = {build(cell.values).needs for cell in cells}

@@ -189,7 +189,7 @@ def run_chunks(
         if checkpointer:
             stack.callback(checkpointer.close)
             run = checkpointer.restore(run)
-        done = int(run.step.reshape(-1)[0])
+        done = int(np.ravel(run.step)[0])  # of several runs that share a program, any
         record = record_from(done)
         stack.callback(record.close)
         stop = stack.enter_context(_StopSignal())
