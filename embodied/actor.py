@@ -66,9 +66,9 @@ def make(
     action: int,
     imitation: Imitation,
     *,
-    rate: float,
-    noise: tuple[float, float],
-    smoothing: tuple[float, float],
+    rate: float | Array,
+    noise: tuple[float | Array, float | Array],
+    smoothing: tuple[float | Array, float | Array],
     pessimism: float,
     dtype: MatmulType,
 ) -> Actor:

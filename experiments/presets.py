@@ -285,7 +285,7 @@ COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
     "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50, starts=_STARTS, hold=_SMALL_HOLD),
     "walker-rnd": dataclasses.replace(_RND, world="walker"),
-    "walker-goals": Collect("walker", "goals", 1000, 500, 50, policy="walker", hold=_SMALL_HOLD),
+    "walker-goals": Collect("walker", "goals", 600, 500, 50, policy="walker", hold=_SMALL_HOLD),
     "cheetah-rnd": dataclasses.replace(_RND, world="cheetah"),
     "quadruped-rnd": dataclasses.replace(_RND, world="quadruped"),
     "robot_dog-rnd": dataclasses.replace(_RND, world="robot_dog", starts=("stand", "anyhow"), hold=None),

@@ -131,7 +131,7 @@ def test_version_is_printed(capsys):
     ],
 )
 def test_what_the_machine_refuses_is_one_line(error, code, line, refusal, monkeypatch):
-    def fail(config, out):
+    def fail(config, out, policy):
         raise error
 
     monkeypatch.setattr(collect, "run", fail)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from embodied.data.dataset import from_episodes
 from embodied.evaluate import Scores
 from embodied.promptfile import Request
 from embodied.rewards import Task
@@ -56,10 +57,15 @@ def test_table_and_page_show_the_rate_with_its_interval_and_returns_as_before():
     assert cell(plain) == ("2.0", "1.0 to 3.0")
 
 
+EPISODE = {"state": np.zeros((2, 1)), "action": np.zeros((1, 1)), "physics": np.zeros((2, 0))}
+
+
 def test_evaluation_while_training_logs_the_rate_where_there_is_one(world, policy, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "task_features", lambda policy: None)
     experiment = dataclasses.replace(PRESETS["walker-fb-small"], evaluate_every=10, episodes=2, online=Online())
-    hook = train._evaluation(experiment, world, lambda run: policy, tmp_path)
+    monkeypatch.setattr(train, "policy_of", lambda experiment, prepared, run: policy)
+    prepared = train.Prepared(world, [], from_episodes([EPISODE]), policy.spec)
+    hook = train.evaluation(experiment, prepared, tmp_path)
     run = Run((), (), jnp.int32(20))
     row = hook(run, 20, {"speed/updates_per_second": 2.0})
     assert (row["eval/here/success"], row["eval/far/success"]) == (1.0, 0.0)
