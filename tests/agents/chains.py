@@ -7,9 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+import agents
 from embodied.train import make_chunk
 from embodied.types import Agent, Batch, Chain, Run, Source, Spec
+
+# Agents by name, for tests that take long: those whose state, actor and answers are another one's, in all but the loss
+# of their features, are tried by `make test-slow`.
+ALIKE = {"laplacian": "hilp", "icvf": "hilp", "byol": "hilp", "byol_gamma": "hilp", "rldp": "fb"}
+AGENTS = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in agents.AGENTS]
 
 # Programs that run a few times: compiling them without optimisation takes half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

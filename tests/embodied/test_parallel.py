@@ -21,7 +21,7 @@ def source():
     return dataset.from_dataset(dataset.from_episodes([draw() for _ in range(4)]), 8)
 
 
-@pytest.mark.parametrize("module", [fb, td_jepa])
+@pytest.mark.parametrize("module", [fb, pytest.param(td_jepa, marks=pytest.mark.slow)])
 def test_two_devices_learn_what_one_learns(module, source):
     agent = module.make(module.Config().tiny(), SPEC)
     one, two = (

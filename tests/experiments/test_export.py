@@ -23,6 +23,7 @@ from embodied.promptfile import Request
 from embodied.types import Goal, InputError, Reward, Spec
 from experiments import export
 from experiments.commands import export as command
+from tests.agents.chains import AGENTS
 from tests.embodied import robots
 
 
@@ -42,7 +43,7 @@ def tiny(name, env) -> Policy:
     return Policy(name, config, spec, "point_maze", {"hold": 10}, state.params, Buffer(obs, physics))
 
 
-@pytest.mark.parametrize("name", agents.AGENTS)
+@pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_is_exported_and_verified(name, env, tmp_path):
     policy = tiny(name, env)
     promptable = Reward in policy.agent.prompts
