@@ -150,16 +150,7 @@ def build(
     `more` are the initialisers of groups of parameters that the loss has besides; they learn at the rate of B.
     """
     net, more = networks(config), more or {}
-    pi = actor.make(
-        nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
-        spec.action,
-        config.imitation,
-        rate=config.lr_actor,
-        noise=(config.noise, config.noise_clip),
-        smoothing=(config.noise, config.noise_clip),
-        pessimism=config.actor_pessimism,
-        dtype=config.matmul,
-    )
+    pi = actor.following(config, config.layers, spec.action)
     see, know, recall = sights(config, spec)
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
     shared = spec.trained_on == spec.acted_on and not config.imitation.weight

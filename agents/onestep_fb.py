@@ -103,16 +103,7 @@ def make(config: Config, spec: Spec) -> Agent:
     learned = (*LEARNED, *know.groups, *recall.groups)
     towards = ("forward", *know.groups)
     optimizer = adam_by_group({name: config.lr_forward if name in towards else config.lr_backward for name in learned})
-    pi = actor.make(
-        nets.encoders.actor(config.hidden, config.actor_layers, spec.action, dtype=config.matmul),
-        spec.action,
-        config.imitation,
-        rate=config.lr_actor,
-        noise=(config.noise, config.noise_clip),
-        smoothing=(config.noise, config.noise_clip),
-        pessimism=config.actor_pessimism,
-        dtype=config.matmul,
-    )
+    pi = actor.following(config, config.actor_layers, spec.action)
 
     def forward_of(params: Params, x: Array, action: Array) -> Array:
         return net["forward"].apply(params["forward"], jnp.concatenate([x, action], -1))

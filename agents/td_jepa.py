@@ -137,16 +137,7 @@ def make(config: Config, spec: Spec) -> Agent:
     learned = tuple(dict.fromkeys(averaged + see.groups + know.groups))
     rates = {"phi": config.lr_phi, "phi_image": config.lr_phi, "psi": config.lr_psi, "psi_image": config.lr_psi}
     optimizer = adam_by_group({name: rates.get(name, config.lr_predictor) for name in learned})
-    pi = actor.make(
-        nets.encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
-        spec.action,
-        config.imitation,
-        rate=config.lr_actor,
-        noise=(config.noise, config.noise_clip),
-        smoothing=(config.noise, config.noise_clip),
-        pessimism=config.actor_pessimism,
-        dtype=config.matmul,
-    )
+    pi = actor.following(config, config.layers, spec.action)
     held = config.imitation.weight > 0  # then the actor reads the input of phi itself
 
     def init(key: RandomKey, batch: Batch) -> State:

@@ -12,7 +12,7 @@ Without a key an actor is deterministic: it adds no noise, and one that takes no
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array
 
 from embodied import losses
-from embodied.nets.encoders import Net, flow_field
+from embodied.nets.encoders import Net, actor, flow_field
 from embodied.nets.mlp import MatmulType
 from embodied.optim import adam_by_group
 from embodied.ranges import check_ranges
@@ -59,6 +59,44 @@ class Actor(NamedTuple):
     act: Callable[[Params, Array, Array, RandomKey | None], Array]  # (params, seen, z, key) -> action [B, A]
     # (params, optimiser state, seen, z, action of the data, successors, key) -> (its groups, optimiser state, metrics)
     step: Callable[[Params, Any, Array, Array, Array, Successors, RandomKey], tuple[Params, Any, dict[str, Array]]]
+
+
+@runtime_checkable
+class Config(Protocol):
+    """What the configuration of an agent that follows a latent says about its actor."""
+
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def noise(self) -> Any: ...  # a float, or a traced scalar of a sweep; so are the two below
+    @property
+    def noise_clip(self) -> Any: ...
+    @property
+    def lr_actor(self) -> Any: ...
+    @property
+    def actor_pessimism(self) -> float: ...
+    @property
+    def imitation(self) -> Imitation: ...
+    @property
+    def matmul(self) -> MatmulType: ...
+
+
+def following(config: Config, layers: int, action: int) -> Actor:
+    """The actor of an agent that follows a latent, with so many hidden layers behind its embeddings.
+
+    It learns from actions with the noise that it explores with.
+    """
+    noise = (config.noise, config.noise_clip)
+    return make(
+        actor(config.hidden, layers, action, dtype=config.matmul),
+        action,
+        config.imitation,
+        rate=config.lr_actor,
+        noise=noise,
+        smoothing=noise,
+        pessimism=config.actor_pessimism,
+        dtype=config.matmul,
+    )
 
 
 def make(

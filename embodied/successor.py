@@ -150,16 +150,7 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     net = _networks(config)
     see = sight.make(config, spec, spec.acted_on, "encoder_image")
     know, study = knowing(config, spec, "encoder"), knowing(config, spec)
-    pi = actor.make(
-        encoders.actor(config.hidden, config.layers, spec.action, dtype=config.matmul),
-        spec.action,
-        config.imitation,
-        rate=config.lr_actor,
-        noise=(config.noise, config.noise_clip),
-        smoothing=(config.noise, config.noise_clip),
-        pessimism=config.actor_pessimism,
-        dtype=config.matmul,
-    )
+    pi = actor.following(config, config.layers, spec.action)
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
     shared = spec.trained_on == spec.acted_on and not config.imitation.weight
     learned = tuple(dict.fromkeys(("encoder", "successor", *method.groups, *know.groups, *study.groups)))

@@ -58,8 +58,7 @@ def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None =
                 writer.add(episode)
             done += config.worlds
             if not quiet and (done * 5 // config.episodes != (done - config.worlds) * 5 // config.episodes):
-                frames = done * config.decisions * env.spec.hold
-                speed = frames / (time.perf_counter() - started)
+                speed = done * config.decisions * env.spec.hold / (time.perf_counter() - started)
                 print(f"  {done:,} / {config.episodes:,} episodes  {speed:,.0f} frames/s", file=sys.stderr, flush=True)
     return out
 
