@@ -1,6 +1,7 @@
 """`embodied train`: a preset meets a dataset; leaves checkpoints, logs and a policy folder."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -200,7 +201,7 @@ def claim(out: Path, experiment: Experiment, data: Path, checkpoints: Path | Non
     path = out / "experiment.json"
     if path.exists() and any((checkpoints or out / "checkpoints").glob("*")):
         before = read_experiment(out)
-        _same(before, content, out)
+        _same(experiment, before, content, out)
         later = before.get("continued_with", [])
         if made["commit"] not in (before["made"]["commit"], *later):
             later = [*later, made["commit"]]
@@ -225,15 +226,27 @@ def read_experiment(run: Path) -> dict[str, Any]:
     return content
 
 
-def _same(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+def _same(experiment: Experiment, before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     """Raises InputError naming the first difference that would make a continued run another one."""
     theirs, ours = _flat(before["experiment"]), _flat(now["experiment"])
-    for field in sorted((theirs.keys() | ours.keys()) - MAY_CHANGE):
-        if theirs.get(field) != ours.get(field):
-            difference = f"{field} was {theirs.get(field)}, is {ours.get(field)}"
+    # A field that came after the run began had its default.
+    theirs = {field: _default(experiment, field) for field in ours} | theirs
+    for field in sorted(theirs.keys() - MAY_CHANGE):
+        if theirs[field] != ours.get(field):
+            difference = f"{field} was {theirs[field]}, is {ours.get(field)}"
             raise InputError(f"out: {out} holds another experiment ({difference}); choose another directory")
     if before.get("data_sha256") != now["data_sha256"]:
         raise InputError(f"out: {out} was trained on other data ({before.get('data')}); choose another directory")
+
+
+def _default(experiment: Experiment, path: str) -> Any:
+    """The default of a field such as "agent.discount", as JSON has it; None where it must be given."""
+    *owners, name = path.split(".")
+    owner = functools.reduce(lambda part, field: getattr(part, field, None), owners, experiment)
+    fields = {field.name: field for field in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+    if name not in fields or fields[name].default is dataclasses.MISSING:
+        return None
+    return json.loads(json.dumps(fields[name].default))
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -23,15 +23,16 @@ from agents import td_jepa
 from embodied.data import dataset
 from embodied.train import TrainConfig, train
 from embodied.types import Spec
+from tests.embodied import toys
 
-directory, updates, chunk = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+directory, updates, chunk, name = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 rng = np.random.default_rng(0)
 episodes = [
     {"state": rng.normal(size=(9, 2)), "action": rng.uniform(-1, 1, (8, 1)), "physics": np.zeros((9, 1))}
     for _ in range(4)
 ]
 spec = Spec(obs={"state": (2,)}, action=1)
-agent = td_jepa.make(td_jepa.Config().tiny(), spec)
+agent = td_jepa.make(td_jepa.Config().tiny(), spec) if name == "td_jepa" else toys.agent()
 agent = agent._replace(init=jax.jit(agent.init))
 source = dataset.from_dataset(dataset.from_episodes(episodes), 8)
 config = TrainConfig(updates=updates, batch_size=8, chunk=chunk, checkpoint_seconds=0.0)
@@ -43,7 +44,7 @@ np.savez(directory / "final.npz", *jax.tree.leaves(run))
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Starts the training of a directory to a number of updates; its standard output gives each finished chunk."""
+    """Starts the training of an agent in a directory, to a number of updates; its standard output gives each chunk."""
     place = tmp_path_factory.mktemp("kill")
     script = place / "script.py"
     script.write_text(SCRIPT)
@@ -57,8 +58,8 @@ def start(tmp_path_factory):
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}",
     }
 
-    def start(directory, updates):
-        command = [sys.executable, script, directory, str(updates), str(CHUNK)]
+    def start(agent, directory, updates):
+        command = [sys.executable, script, directory, str(updates), str(CHUNK), agent]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
     return start
@@ -91,21 +92,21 @@ def steps_of(directory) -> list[int]:
     return [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def survive(start, place, kills: int, chunks: int) -> None:
+def survive(start, agent: str, place, kills: int, chunks: int) -> None:
     updates = chunks * CHUNK
     everything = list(range(CHUNK, updates + 1, CHUNK))
-    assert finished(start(place / "whole", updates)) == everything
+    assert finished(start(agent, place / "whole", updates)) == everything
     instants = random.Random(0)
     last = 0
     for _ in range(kills):
         # At most three chunks a life, so that no life reaches the end.
-        seen = killed(start(place / "run", updates), instants.randint(1, 2), instants.uniform(0.0, 0.05))
+        seen = killed(start(agent, place / "run", updates), instants.randint(1, 2), instants.uniform(0.0, 0.05))
         # A life begins behind the last complete checkpoint: at most the chunk whose save was running is lost, and
         # the one that followed while it was.
         assert last - 2 * CHUNK <= seen[0] - CHUNK <= last
         assert seen == list(range(seen[0], seen[-1] + 1, CHUNK))
         last = seen[-1]
-    seen = finished(start(place / "run", updates))
+    seen = finished(start(agent, place / "run", updates))
     assert last - 2 * CHUNK <= seen[0] - CHUNK <= last
     assert seen[-1] == updates
     assert steps_of(place / "run") == steps_of(place / "whole") == everything
@@ -114,9 +115,9 @@ def survive(start, place, kills: int, chunks: int) -> None:
 
 
 def test_run_killed_three_times_ends_bit_for_bit_like_one_that_was_not(start, tmp_path):
-    survive(start, tmp_path, kills=3, chunks=20)
+    survive(start, "toy", tmp_path, kills=3, chunks=20)
 
 
 @pytest.mark.slow
 def test_run_killed_twenty_times_ends_bit_for_bit_like_one_that_was_not(start, tmp_path):
-    survive(start, tmp_path, kills=20, chunks=100)
+    survive(start, "td_jepa", tmp_path, kills=20, chunks=100)

@@ -100,6 +100,20 @@ def test_longer_run_of_another_experiment_is_refused_in_the_same_directory(run, 
     assert "holds another experiment (agent.discount was 0.97, is 0.5)" in capsys.readouterr().err
 
 
+def test_run_begun_before_a_field_existed_goes_on_with_its_default(run, place, trained, capsys):
+    path = trained[0] / "experiment.json"
+    content = path.read_text()
+    older = json.loads(content)
+    del older["experiment"]["pixels"], older["experiment"]["agent"]["imitation"]
+    path.write_text(json.dumps(older))
+    train(run, "run", 40)
+    path.write_text(json.dumps(older))
+    with pytest.raises(SystemExit):
+        train(run, "run", 40, "--agent.imitation.weight", "2")
+    path.write_text(content)
+    assert "holds another experiment (agent.imitation.weight was 0.0, is 2.0)" in capsys.readouterr().err
+
+
 def test_run_is_not_continued_on_other_data(run, place, trained, capsys):
     run("collect", "point_maze-noise", "--out", "@other", *LITTLE, "--seed", "1")
     with pytest.raises(SystemExit) as caught:
