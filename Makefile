@@ -9,7 +9,8 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-deps --no-compile --progress-bar off
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS)
+# A file of tests stays in one process, where it makes what its tests share once.
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope
 DEFAULT := -m "not slow and not gpu and not network"
 # A change of these files, and nothing else, makes the next call install again.
 INSTALLED := .venv/.installed-$(shell cat pyproject.toml requirements.lock | cksum | cut -d ' ' -f 1)

@@ -11,6 +11,7 @@ sum the products of a batched matrix multiplication in another order.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def train_cells(
     saving), and InputError for values that decide more than numbers, several devices, or a source with a refill.
     """
     _check(build, cells, source, config)
-    singles = [init_run(build(cell.values), source, example, cell.seed) for cell in cells]
+    agent = functools.cache(lambda *values: build(dict(values)))  # cells of equal values share one compiled init
+    singles = [init_run(agent(*cell.values.items()), source, example, cell.seed) for cell in cells]
     run = jax.tree.map(lambda *leaves: jnp.stack(leaves), *singles)
     # Roots and values travel as one argument of the chunk.
     roots = jnp.stack([jax.random.key(cell.seed) for cell in cells])

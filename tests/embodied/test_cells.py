@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from agents import td_jepa
+from agents import fb
 from embodied.cells import Cell, train_cells
 from embodied.data import replay
 from embodied.train import Interrupted, NonFiniteError, TrainConfig, train
@@ -71,18 +71,18 @@ def fast_compile():
 
 @pytest.mark.usefixtures("fast_compile")
 def test_swept_rates_of_a_real_agent_give_the_numbers_of_single_runs():
-    spec, config = Spec(obs={"state": (2,)}, action=1), td_jepa.Config().tiny()
+    spec, config = Spec(obs={"state": (2,)}, action=1), fb.Config().tiny()
     cells = [Cell("a", 0, {"lr_actor": 1e-3, "tau": 0.01}), Cell("b", 1, {"lr_actor": 1e-2, "tau": 0.5})]
 
     def build(values):
         changed = copy.copy(config)
         for name, value in values.items():
             object.__setattr__(changed, name, value)
-        return td_jepa.make(changed, spec)
+        return fb.make(changed, spec)
 
     budget = TrainConfig(updates=4, batch_size=4, chunk=2)
     runs = together(cells=cells, config=budget, build=build, example=spec.example())
-    agent = td_jepa.make(dataclasses.replace(config, **cells[1].values), spec)
+    agent = fb.make(dataclasses.replace(config, **cells[1].values), spec)
     single = train(agent, toys.source(), spec.example(), dataclasses.replace(budget, seed=1), quiet=True)
     # Batched products may be summed in another order.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), runs[1], single)
@@ -117,20 +117,24 @@ def test_finished_cell_goes_on_alone_and_a_finished_program_longer(whole, tmp_pa
     assert [row["step"] for row in rows(tmp_path / "seed-3")] == [25, 50, 75, 100, 125, 150]
 
 
-def test_program_is_traced_once_and_its_data_stay_whole():
+def test_init_and_program_are_traced_once_and_the_data_stay_whole():
     traces, source = [], toys.source()
 
     def build(values):
         agent = toys.agent()
 
+        def init(key, batch):
+            traces.append("init")
+            return agent.init(key, batch)
+
         def update(state, batch, key):
             traces.append(batch.obs["state"].shape)
             return agent.update(state, batch, key)
 
-        return agent._replace(update=update)
+        return agent._replace(init=init, update=update)
 
     together(build=build, source=source)
-    assert traces == [(4, 2)]
+    assert traces == ["init", (4, 2)]
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(source.data))
 
 

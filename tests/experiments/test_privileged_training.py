@@ -1,6 +1,7 @@
 """From data without privileged observations to a policy trained on them, prompted, evaluated, served and exported."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -31,7 +32,7 @@ ONLINE = Online(worlds=4, decisions=6, latent_hold=3, capacity=12, quantities=("
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with data of a curious explorer and runs that learned from it."""
+    """A folder with data of a curious explorer."""
     folder = tmp_path_factory.mktemp("privileged")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(envs.WORLDS, "cart", "tests.envs.carts")
@@ -49,19 +50,29 @@ def place(tmp_path_factory):
             randomise="standard",
         )
         collect.run(made, folder / "data", quiet=True)
-        for name, config in AGENTS.items():
-            online = ONLINE if name == "fb" else Online()
-            budget = TrainConfig(updates=4, batch_size=16, chunk=2)
-            experiment = Experiment("cart", config, budget, online=online, buffer=30, randomise="standard")
-            train.run(experiment, folder / "data", folder / name, quiet=True)
         yield folder
         jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(params=AGENTS)
-def trained(request, place):
+@pytest.fixture(scope="module")
+def run_of(place):
+    """Agent -> the folder of its run, which is made when it is first asked for."""
+
+    @functools.cache
+    def run(name):
+        online = ONLINE if name == "fb" else Online()
+        budget = TrainConfig(updates=4, batch_size=16, chunk=2)
+        experiment = Experiment("cart", AGENTS[name], budget, online=online, buffer=30, randomise="standard")
+        train.run(experiment, place / "data", place / name, quiet=True)
+        return place / name
+
+    return run
+
+
+@pytest.fixture(params=["fb", pytest.param("td_jepa", marks=pytest.mark.slow)])
+def trained(request, run_of):
     """(policy, world) of a finished run."""
-    return resolve(str(place / request.param))
+    return resolve(str(run_of(request.param)))
 
 
 def test_stored_episodes_keep_the_state_and_the_physics_alone(place):
@@ -117,8 +128,8 @@ def test_served_policy_asks_for_the_state_alone(trained):
     np.testing.assert_allclose(actions[0], prompted.act(state, prompted.carry())[0], atol=1e-6)
 
 
-def test_exported_policy_acts_on_the_state_alone_and_has_no_encoder_of_goals(place, tmp_path):
-    policy, env = resolve(str(place / "fb"), "none")
+def test_exported_policy_acts_on_the_state_alone_and_has_no_encoder_of_goals(run_of, tmp_path):
+    policy, env = resolve(str(run_of("fb")), "none")
     verdict = export.run(policy, env, export.choose_prompts(policy, env, ()), tmp_path / "bundle", episodes=2)
     assert verdict.passed
     loaded = bundle.load(tmp_path / "bundle")
