@@ -1,0 +1,149 @@
+"""What learning to see is worth: returns from pixels with learned image encoders, beside encoders left as they began.
+
+    embodied collect walker-pixels-rnd --out data/walker-seen
+    python -m experiments.bench.pixels --data data/walker-seen --runs runs/pixels
+
+Both kinds of run train the same networks on the same batches with the same seeds; those named `untrained` have learning
+rates of zero for the encoders of state and task, so that predictors, successor features and actor must make do with
+random features. Runs that are missing are trained first, and scored every so many updates while they are. The margin
+is the difference of the two mean returns over tasks; collecting is timed on a small dataset of its own.
+"""
+
+import dataclasses
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from embodied import statistics
+from embodied.data import store
+from embodied.evaluate import EvaluateConfig, Scores
+from experiments import collect
+from experiments.bench.cells import train
+from experiments.evaluate import baselines, evaluate_tasks, table
+from experiments.models import resolve
+from experiments.presets import COLLECT, Collect
+from experiments.results import write_result
+from experiments.run_report import read_metrics
+from experiments.train import read_experiment
+
+KINDS = {"learned": [], "untrained": ["--agent.lr-phi", "0", "--agent.lr-psi", "0"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What is compared."""
+
+    data: Path  # dataset with frames
+    runs: Path  # where the cells live
+    preset: str = "walker-td_jepa-pixels-small"
+    collection: str = "walker-pixels-rnd"  # the preset that made such data, whose speed is measured
+    seeds: tuple[int, ...] = (0, 1)
+    updates: int = 20_000
+    every: int = 5_000  # updates between the points of the curves
+    curve_episodes: int = 4  # per task and point
+    episodes: int = 20  # per task and seed at the end
+    out: Path = Path("results/walker-pixels.json")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains the missing runs, prints the table and writes the result file."""
+    words = sys.argv[1:] if arguments is None else arguments
+    chosen = tyro.cli(Arguments, args=words, prog="python -m experiments.bench.pixels")
+    started = time.perf_counter()
+    scores: dict[str, list[Mapping[str, Scores]]] = {kind: [] for kind in KINDS}
+    curves: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    commits, columns = {}, {}
+    for seed in chosen.seeds:
+        for kind, rates in KINDS.items():
+            run = chosen.runs / f"{chosen.preset}-{kind}-{seed}"
+            options = ["--train.seed", str(seed), "--evaluate-every", str(chosen.every), *rates]
+            options += ["--episodes", str(chosen.curve_episodes)]
+            if code := train(chosen.preset, chosen.data, run, options, chosen.updates):
+                raise SystemExit(code)
+            commits[run.name] = read_experiment(run)["made"]["commit"]
+            policy, env = resolve(str(run))
+            scores[kind].append(evaluate_tasks(policy, env, chosen.episodes))
+            curves[kind].append(curve(run))
+            columns[f"{kind} {seed}"] = scores[kind][-1]
+    random = baselines(policy, env, chosen.episodes)["random actions"]
+    print(table(columns | {"random actions": random}))
+    metrics = {kind: {"returns": pooled(rows), "curves": curves[kind]} for kind, rows in scores.items()}
+    metrics |= {"random": pooled([random]), "margin": margin(scores)}
+    few = COLLECT[chosen.collection]
+    metrics["collection"] = collection(dataclasses.replace(few, episodes=4 * few.worlds))
+    gain, speed = metrics["margin"], metrics["collection"]["frames_per_second"]
+    print(f"margin over untrained encoders: {gain['mean']:.0f} [{gain['low']:.0f}, {gain['high']:.0f}], mean of tasks")
+    print(f"collection: {speed:,.0f} frames drawn and stored per second")
+    command = shlex.join(["python", "-m", "experiments.bench.pixels", *words])
+    wall = time.perf_counter() - started
+    more = {"trained_with_commits": commits, "evaluation": dataclasses.asdict(EvaluateConfig(chosen.episodes))}
+    write_result(chosen.out, command, metrics, list(chosen.seeds), wall, frames=frames(chosen.data), **more)
+    print(f"wrote {chosen.out}")
+
+
+def curve(run: Path) -> dict[str, Any]:
+    """Updates, seconds of training, and return per task, of each point at which a run was scored."""
+    seconds, points = 0.0, []
+    for row in read_metrics(run):
+        seconds += row["time/seconds"]
+        returns = {name.split("/")[1]: value for name, value in row.items() if name.startswith("eval/")}
+        if returns:
+            points.append((row["step"], seconds, returns))
+    steps, spent, returns = zip(*points, strict=True)
+    tasks = {task: [point[task] for point in returns] for task in returns[0]}
+    return {"updates": list(steps), "seconds": list(spent), "returns": tasks}
+
+
+def pooled(runs: list[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
+    """Per task: interquartile mean over seeds and episodes with its interval, and the mean of each seed."""
+    rows = {}
+    for task in runs[0]:
+        returns = np.stack([scores[task].returns for scores in runs])
+        iqm = statistics.bootstrap(returns)
+        rows[task] = {"iqm": iqm.value, "low": iqm.low, "high": iqm.high, "seed_means": returns.mean(1).tolist()}
+    return rows
+
+
+def margin(scores: Mapping[str, list[Mapping[str, Scores]]], draws: int = 2000) -> dict[str, Any]:
+    """Learned less untrained, mean over tasks: of each seed and over all, with the 95 % interval of the latter.
+
+    The interval draws seeds again, and the starts of each task within them; both kinds are scored from the same starts.
+    """
+    tasks = list(scores["learned"][0])
+    stacked = {kind: np.stack([[run[task].returns for task in tasks] for run in runs]) for kind, runs in scores.items()}
+    gain = stacked["learned"] - stacked["untrained"]  # [seeds, tasks, episodes]
+    seeds, _, episodes = gain.shape
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(draws):
+        some = gain[rng.integers(seeds, size=seeds)]
+        means.append(some[:, :, rng.integers(episodes, size=episodes)].mean())
+    low, high = np.quantile(means, (0.025, 0.975))
+    each = gain.mean((1, 2)).tolist()
+    return {"mean": float(gain.mean()), "low": float(low), "high": float(high), "seeds": each}
+
+
+def collection(config: Collect) -> dict[str, Any]:
+    """Frames that are drawn and stored per second when data are collected, and the seconds that it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.perf_counter()
+        drawn = frames(collect.run(config, Path(folder) / "data", quiet=True))
+        seconds = time.perf_counter() - begun
+    return {"frames": drawn, "seconds": seconds, "frames_per_second": drawn / seconds}
+
+
+def frames(data: Path) -> int:
+    """Frames that a dataset holds: one for each of its states."""
+    metadata = store.read_metadata(data)
+    return int(metadata["transitions"]) + int(metadata["episodes"])
+
+
+if __name__ == "__main__":
+    main()
