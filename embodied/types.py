@@ -150,6 +150,7 @@ class Env(abc.ABC):
     spec: EnvSpec
     tasks: Mapping[str, Any]  # name -> embodied.rewards.Task
     trials: Mapping[str, Trial] = MappingProxyType({})  # name of a task -> how it is judged, where the world says so
+    eye: str = ""  # the camera that shows what an agent sees; "" is the world's own, which shows people the same
 
     @abc.abstractmethod
     def reset(self, key: RandomKey, count: int) -> Timestep:

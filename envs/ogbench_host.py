@@ -26,6 +26,7 @@ class ControlledEnv(Env):
     def __init__(self, world: ControlledWorld, threads: int | None = None):
         self.world = world
         self.spec = world.spec()
+        self.eye = world.eye
         self.tasks = {
             name: Task.of(name, text, world.quantities, about) for name, (text, about) in world.rewards.items()
         }
@@ -77,27 +78,18 @@ class ControlledEnv(Env):
         return single({"state": self.world.observe(state)}), self.world.measure(state)
 
     def render(self, physics: Float[np.ndarray, " P"], camera: str, size: int) -> UInt8[np.ndarray, "H W 3"]:
-        """A `size` x `size` image of one physics state; camera "" is the package's own.
+        """A `size` x `size` image of one physics state; camera "" is the package's first, for people.
 
-        Raises RuntimeError where no OpenGL is installed.
+        The camera `eye` shows the world as the package paints it for agents that see pixels. Neither has marks of a
+        goal, of which a physics vector knows nothing. Raises RuntimeError where no OpenGL is installed.
         """
-        world, data = self.world, self._data[0]
-        data.time, data.qpos[:], data.qvel[:] = physics[0], physics[world.qpos], physics[world.qvel]
-        mujoco.mj_forward(self._drawn, data)
-        return render.draw(self._drawn, data, camera or 0, size)
+        render.check()
+        model, data = self.world.draw(State(self.world, physics), camera == self.eye)
+        return render.draw(model, data, camera or 0, size)
 
     def close(self) -> None:
-        """Frees the renderer, if one was made for this world."""
-        render.close(self._drawn)
-
-    @functools.cached_property
-    def _drawn(self) -> mujoco.MjModel:
-        """The model without the package's marks of a goal: a physics vector knows of none."""
-        model = copy.copy(self.world.model)
-        for index in range(model.ngeom):
-            if model.geom(index).name.startswith("target"):
-                model.geom_rgba[index, 3] = 0.0
-        return model
+        """Frees the renderer."""
+        render.close()
 
     def complete(self, physics: Float[Any, "E P"]) -> Float[Any, "E Q"]:
         """Physics states whole; those that end with the action get what MuJoCo says of them at rest in that moment.

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import warnings
 from typing import Any
 
@@ -9,6 +10,7 @@ import mujoco
 import numpy as np
 
 from embodied.types import InputError, Quantity, nearest
+from envs import render
 from envs.ogbench_world import ControlledWorld, State
 
 MAZES = {"antmaze_medium": "medium", "antmaze_large": "large"}
@@ -27,11 +29,34 @@ QUANTITIES = {
 @functools.cache
 def package_maze(name: str) -> Any:
     """The package's own maze of that name."""
+    return _built(name)
+
+
+@functools.cache
+def painter(name: str, seen: bool) -> Any:
+    """The package's own maze to draw states with: as people see it, or as agents that see pixels do.
+
+    For them the colour of the floor says where one is.
+    """
+    if not seen:
+        env = _built(name)
+        env.unwrapped.model.geom("target").rgba[3] = 0.0
+        return env
+    render.close()
+    env = _built(name, ob_type="pixels", render_mode="rgb_array", camera_name="back", width=64, height=64)
+    env.unwrapped.custom_renderer.close()  # there is never a second one
+    env.unwrapped.custom_renderer = None
+    gc.collect()
+    return env
+
+
+def _built(name: str, **options: Any) -> Any:
     from ogbench.locomaze.maze import make_maze_env
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the versions of MuJoCo that gymnasium knows
-        return make_maze_env("ant", "maze", maze_type=MAZES[name], terminate_at_goal=False, add_noise_to_goal=False)
+        fixed = {"terminate_at_goal": False, "add_noise_to_goal": False}
+        return make_maze_env("ant", "maze", maze_type=MAZES[name], **fixed, **options)
 
 
 def maze(name: str, hold: int, start: str) -> ControlledWorld:
@@ -45,6 +70,12 @@ def maze(name: str, hold: int, start: str) -> ControlledWorld:
     starts |= {f"{task}-goal": (place[None], 0.0) for task, place in goals.items()}
     if start not in starts:
         raise InputError(f"start: unknown start '{start}' of world '{name}'; {nearest(start, starts)}")
+
+    def draw(state: State, seen: bool) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        canvas = painter(name, seen).unwrapped
+        canvas.set_state(state.qpos, state.qvel)
+        return canvas.model, canvas.data
+
     return ControlledWorld(
         name=name,
         model=model,
@@ -61,6 +92,8 @@ def maze(name: str, hold: int, start: str) -> ControlledWorld:
         look=lambda data: np.zeros(0),
         observe=lambda state: np.concatenate([state.qpos, state.qvel], axis=-1),
         measure=_measure,
+        draw=draw,
+        eye="back",
         start=functools.partial(_start, model, *starts[start]),
         task_starts={task: functools.partial(_start, model, *starts[task]) for task in goals},
     )

@@ -56,6 +56,16 @@ LAYOUTS = {
 @functools.cache
 def package_env(name: str, mode: str = "task") -> Any:
     """The package's own world of that name, in its mode "task" or "data_collection"."""
+    return _built(name, mode=mode)
+
+
+@functools.cache
+def painter(name: str, seen: bool) -> Any:
+    """The package's own world of that name to draw states with: as people see it, or as agents that see pixels do."""
+    return _built(name, mode="data_collection", visualize_info=False, ob_type="pixels" if seen else "states")
+
+
+def _built(name: str, **more: Any) -> Any:
     from ogbench.manipspace.envs import cube_env, puzzle_env, scene_env
 
     kind, options = {
@@ -66,7 +76,8 @@ def package_env(name: str, mode: str = "task") -> Any:
     }[name]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*precision lowered.*")  # in the package's own action space
-        env = kind(**options, mode=mode, terminate_at_goal=False)
+        env = kind(**options, **more, terminate_at_goal=False)
+        env.get_pixel_observation = lambda: None  # would draw, with a renderer of the package's
         env.reset(seed=0)
     return env
 
@@ -81,6 +92,7 @@ def table(name: str, hold: int, start: str) -> ControlledWorld:
     if start not in starts:
         raise InputError(f"start: unknown start '{start}' of world '{name}'; {nearest(start, starts)}")
     arm, parts = Arm.of(model), _parts(model)
+    quantities = {name: quantity for part in parts for name, quantity in part.quantities.items()}
     begin = functools.partial(_start, model, arm, layout)
     pad, pinch, driver = model.body(PAD).id, model.site(PINCH).id, int(model.joint(DRIVER).qposadr[0])
 
@@ -93,6 +105,11 @@ def table(name: str, hold: int, start: str) -> ControlledWorld:
         yaw, grip = yaw_of(data.site_xmat[pinch].reshape(3, 3)), np.linalg.norm(data.cfrc_ext[pad]) / GRIP
         return np.array([*data.site_xpos[pinch], yaw, np.clip(grip, 0, 1)])
 
+    def draw(state: State, seen: bool) -> tuple[mujoco.MjModel, mujoco.MjData]:
+        canvas = painter(name, seen)
+        canvas.set_state(state.qpos, state.qvel, *[state.act] * ("button_0" in quantities))
+        return canvas.model, canvas.data
+
     return ControlledWorld(
         name=name,
         model=model,
@@ -100,12 +117,14 @@ def table(name: str, hold: int, start: str) -> ControlledWorld:
         hold=hold,
         episode_length=layout.episode_length,
         action=5,
-        quantities={name: quantity for part in parts for name, quantity in part.quantities.items()},
+        quantities=quantities,
         rewards={task: (_reward(model, goal), f"OGBench's {task.replace('_', ' ')}") for task, goal in goals.items()},
         control=control,
         look=look,
         observe=lambda state: np.concatenate([values for part in parts for values in part.read(state)[0]], axis=-1),
         measure=lambda state: {name: value for part in parts for name, value in part.read(state)[1].items()},
+        draw=draw,
+        eye="front_pixels",
         start=functools.partial(begin, starts[start]),
         task_starts={task: functools.partial(begin, starts[task]) for task in goals},
         switches=_switches(model),

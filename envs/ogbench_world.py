@@ -49,6 +49,8 @@ class ControlledWorld:
     look: Callable[[mujoco.MjData], np.ndarray]  # -> [S], what is read of MuJoCo's data after a control step
     observe: Callable[["State"], np.ndarray]  # -> [..., O]
     measure: Callable[["State"], dict[str, np.ndarray]]  # -> name -> [..., *shape]
+    draw: Callable[["State", bool], tuple[mujoco.MjModel, mujoco.MjData]]  # one state, as an agent sees it where True
+    eye: str  # camera that shows what an agent sees
     start: Start
     task_starts: Mapping[str, Start]  # where the episodes begin in which a task is judged
     switches: Switches | None = None

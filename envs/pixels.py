@@ -22,9 +22,9 @@ SMALLEST = 32  # below, nothing is left behind four convolutions
 
 
 def frames(env: Env, physics: Float[np.ndarray, "E P"], size: int) -> UInt8[np.ndarray, "E size size 3"]:
-    """What the world's own camera sees of physics states. Raises InputError where nothing can be drawn."""
+    """What an agent's camera sees of physics states. Raises InputError where nothing can be drawn."""
     try:
-        return np.stack([env.render(state, "", size) for state in physics])
+        return np.stack([env.render(state, env.eye, size) for state in physics])
     except RuntimeError as error:
         raise InputError(f"pixels: {error}") from None
 
@@ -32,7 +32,7 @@ def frames(env: Env, physics: Float[np.ndarray, "E P"], size: int) -> UInt8[np.n
 def setting(env: Env, size: int) -> dict[str, Any]:
     """How frames of a world are drawn, for the metadata of data that holds some."""
     plain = env.env if isinstance(env, PixelEnv) else env
-    camera = plain.world.camera if isinstance(plain, HostEnv) else ""
+    camera = plain.eye or (plain.world.camera if isinstance(plain, HostEnv) else "")
     backend = os.environ.get("MUJOCO_GL", "")
     return {"size": size, "camera": camera or "the model's first", "backend": backend, **render.SETTING}
 

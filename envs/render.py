@@ -21,12 +21,18 @@ _open: list[Any] = []  # the renderer, if there is one
 
 
 def draw(model: mujoco.MjModel, data: mujoco.MjData, camera: str | int, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A `size` x `size` image of the state in `data`. Raises RuntimeError where no OpenGL is installed."""
+    """A `size` x `size` image of the state in `data`; raises as `check`."""
     renderer = _renderer(model, size)
     renderer.update_scene(data, camera)
     for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
         renderer.scene.flags[flag] = 0
     return renderer.render().copy()
+
+
+def check() -> None:
+    """Raises RuntimeError where no OpenGL is installed."""
+    if not _can_draw():
+        raise RuntimeError(NO_RENDERER)
 
 
 def close(model: mujoco.MjModel | None = None) -> None:
@@ -39,8 +45,7 @@ def close(model: mujoco.MjModel | None = None) -> None:
 def _renderer(model: mujoco.MjModel, size: int) -> Any:
     if not _open or _open[0].model is not model or _open[0].width != size:
         close()
-        if not _can_draw():
-            raise RuntimeError(NO_RENDERER)
+        check()
         buffer = model.vis.global_
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
         _open.append(mujoco.Renderer(model, size, size))

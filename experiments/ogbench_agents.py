@@ -9,6 +9,7 @@ from typing import Any
 
 from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, td3, td_jepa
 from embodied.actor import Imitation
+from embodied.sight import Image
 
 WORLDS = {  # world -> its first task, which the single-task learner learns unless told otherwise
     "cube_single": "task1_horizontal",
@@ -49,6 +50,18 @@ def published(world: str) -> dict[str, Any]:
 def small(world: str) -> dict[str, Any]:
     """Method -> its Config with networks of a quarter of the weights, that learn faster on standardised inputs."""
     return {name: _smaller(config) for name, config in published(world).items()}
+
+
+def seeing(config: Any, image: Image) -> Any:
+    """The same agent for pixels: what encodes the state is one layer as wide as the features of the images.
+
+    The encoder of ICVF stays as wide as its latent.
+    """
+    names = {field.name for field in dataclasses.fields(config)}
+    changes = {name: 0 for name in ("phi_layers", "encoder_layers") if name in names}
+    if not isinstance(config, icvf.Config):
+        changes |= {name: image.features for name in ("phi_dim", "encoder_dim") if name in names}
+    return dataclasses.replace(config, **changes, image=image)
 
 
 def _smaller(config: Any) -> Any:

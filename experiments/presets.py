@@ -280,6 +280,16 @@ for _world in ("point_maze", "walker", "cheetah", "quadruped"):
                 _world, dataclasses.replace(_config, **_longer), _PIXEL_TRAIN, **_SEEN
             ),
         }
+for _world in ogbench_agents.WORLDS:
+    for _size, _image, _train, _rows in (
+        ("-small", _SMALL_IMAGE, _SMALL_PIXEL_TRAIN, 4_000),
+        ("", Image(), TrainConfig(1_000_000, 256), 10_000),
+    ):
+        for _name in ("td_jepa", "fb", *_PUBLISHED):
+            _preset = PRESETS[f"{_world}-{_name}{_size}"]
+            PRESETS[f"{_world}-{_name}-pixels{_size}"] = dataclasses.replace(
+                _preset, agent=ogbench_agents.seeing(_preset.agent, _image), train=_train, pixels=64, buffer=_rows
+            )
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
@@ -293,6 +303,6 @@ COLLECT: dict[str, Collect] = {
 for _world in ("cube_single", "cube_double", "scene", "puzzle_3x3"):
     for _style in ("play", "noisy"):
         COLLECT[f"{_world}-{_style}"] = Collect(_world, _style, episodes=1000, decisions=1000, worlds=10)
-for _name in ("point_maze-noise", "walker-rnd", "cheetah-rnd", "quadruped-rnd"):
+for _name in [name for name in COLLECT if not name.endswith("-goals") and not name.startswith("robot_dog")]:
     _world, _style = _name.split("-")
     COLLECT[f"{_world}-pixels-{_style}"] = dataclasses.replace(COLLECT[_name], pixels=64)

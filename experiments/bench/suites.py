@@ -40,7 +40,9 @@ class Suite(NamedTuple):
         """The command that makes the dataset of a row for a preset."""
         world, collect, file = self.rows[row]
         if file:
-            return f"embodied data import ogbench {file} --world {world} --out {out}"
+            states = f"{out}-states" if self.pixels else f"{out}"
+            drawn = f"; embodied data render {states} --out {out} --pixels 64" if self.pixels else ""
+            return f"embodied data import ogbench {file} --world {world} --out {states}{drawn}"
         hold = PRESETS[preset].hold
         options = "" if hold == COLLECT[collect].hold else f" --hold {hold or 1}"
         return f"embodied collect {collect}{options}{' --pixels 64' * self.pixels} --out {out}"

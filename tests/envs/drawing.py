@@ -39,6 +39,7 @@ def numbers() -> dict:
         "walker": [list(walker.shape), str(walker.dtype), float(walker.std())],
         "setting": setting(seen, 64),
         "red_at_the_table": red_at_the_table(),
+        "floors": floors(),
     }
 
 
@@ -61,6 +62,14 @@ def red_at_the_table() -> list[int]:
     physics[1, 1 + joint : 4 + joint] = (9.0, 0.0, 0.02)
     images = frames(table, physics, 96).astype(int)
     return [int((image[..., 0] - image[..., 1:].max(-1) > 40).sum()) for image in images]
+
+
+def floors() -> list[list[float]]:
+    """Mean colour of what the ant sees in opposite corners of its maze."""
+    maze = envs.make("antmaze_medium", threads=1)
+    physics = np.tile(maze.reset(jax.random.key(0), 1).physics, (2, 1))
+    physics[:, 1:3] = [[0.0, 0.0], [20.0, 20.0]]
+    return frames(maze, physics, 64).mean((1, 2)).tolist()
 
 
 if __name__ == "__main__":

@@ -138,6 +138,26 @@ def test_button_that_is_pushed_flips_the_same_switches(name):
     assert np.flatnonzero(before.physics[0, env.world.act] != first).tolist() == flipped
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_painted_as_by_the_package_with_lights_that_follow_the_switches(name):
+    env = made(name)
+    physics = np.array(env.reset(jax.random.key(0), 2).physics)
+    physics[:, env.world.act] = [[0.0], [1.0]]
+    seen = [env.world.draw(State(env.world, one), True)[0].geom_rgba.copy() for one in physics]
+    model, data = env.world.draw(State(env.world, physics[1]), True)
+    np.testing.assert_array_equal(data.qpos, physics[1, env.world.qpos])
+    assert model.camera(env.eye).name == "front_pixels"
+    assert model.material("ur5e/linkgray").rgba[3] < 0.2  # the arm hides nothing
+    plain, _ = env.world.draw(State(env.world, physics[1]), False)
+    assert plain.material("ur5e/linkgray").rgba[3] == 1.0
+    changed = np.flatnonzero((seen[0] != seen[1]).any(1))
+    assert bool(len(changed)) == (env.world.switches is not None)
+    np.testing.assert_array_equal(plain.geom_rgba[changed], seen[1][changed])
+    marks = [i for i in range(model.ngeom) if model.geom(i).name.startswith("target")]
+    assert (model.geom_rgba[marks, 3] == 0).all()
+    assert (plain.geom_rgba[marks, 3] == 0).all()
+
+
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 def test_tasks_are_judged_from_start_states_like_the_packages(env, number):
     name, task, maze = env.spec.name, list(env.tasks)[number - 1], env.spec.name in MAZES

@@ -45,6 +45,8 @@ def test_images_are_right_and_stay_so_when_worlds_and_sizes_take_turns():
     cube, nothing = seen["red_at_the_table"]
     assert cube > 5
     assert nothing == 0  # no mark of a goal, which the physics vector does not know
+    near, far = np.array(seen["floors"])
+    assert np.abs(far - near)[:2].min() > 30  # red and green of the floor tell where the ant is
     assert {"size": 64, "shadows": False, "reflections": False, "multisampling": 0}.items() <= seen["setting"].items()
 
 

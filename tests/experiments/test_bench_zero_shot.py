@@ -81,13 +81,27 @@ def test_data_is_collected_with_the_hold_of_the_preset(tmp_path):
     assert "--hold" not in suite.data_command("walker", "walker-fb-small", tmp_path)
     assert "--hold 1 " in suite.data_command("walker", "walker-fb", tmp_path)
     maze = suites.SUITES["ogbench-state"].data_command("antmaze_large_stitch", "walker-fb", tmp_path)
-    assert maze == f"embodied data import ogbench antmaze-large-stitch-v0.npz --world antmaze_large --out {tmp_path}"
+    imported = f"embodied data import ogbench antmaze-large-stitch-v0.npz --world antmaze_large --out {tmp_path}"
+    assert maze == imported
+    seen = suites.SUITES["ogbench-pixels"].data_command("antmaze_large_stitch", "walker-fb", tmp_path)
+    assert seen == f"{imported}-states; embodied data render {tmp_path}-states --out {tmp_path} --pixels 64"
 
 
 def test_names_of_presets_follow_suite_method_and_budget():
     assert suites.SUITES["dmc-state"].preset("walker", "fb", "small") == "walker-fb-small"
     assert suites.SUITES["ogbench-state"].preset("antmaze_large_stitch", "fb", "published") == "antmaze_large-fb"
     assert suites.SUITES["dmc-pixels"].preset("walker", "fb", "small") == "walker-fb-pixels-small"
+
+
+@pytest.mark.parametrize("budget", ["small", "published"])
+@pytest.mark.parametrize("name", suites.SUITES)
+def test_every_method_has_a_preset_for_every_row_that_sees_what_the_suite_says(name, budget):
+    suite = suites.SUITES[name]
+    for row in suite.rows:
+        for method in set(suites.METHODS) - {"td_jepa_sym"}:
+            preset = PRESETS[suite.preset(row, method, budget)]
+            assert (preset.world, preset.pixels) == (suite.rows[row].world, 64 * suite.pixels)
+            assert type(preset.agent).__module__ == f"agents.{method}"
 
 
 @pytest.mark.parametrize(
