@@ -246,50 +246,35 @@ for _name, _config in _PUBLISHED.items():
             f"{_world}-{_name}-small": Experiment(_world, _small, _SMALL_TRAIN, _SMALL_HOLD, _ONLINE),
             f"{_world}-{_name}": Experiment(_world, _config, _PUBLISHED_TRAIN),
         }
-for _world, _task in ogbench_agents.WORLDS.items():
-    for _size, _agents, _updates in (
-        ("-small", ogbench_agents.small(_world), 20_000),
-        ("", ogbench_agents.published(_world), 1_000_000),
-    ):
-        for _name, _config in _agents.items():
-            PRESETS[f"{_world}-{_name}{_size}"] = Experiment(
-                _world, _config, TrainConfig(_updates, 256), task=_task if _name == "td3" else None
-            )
-
 # From pixels: everything is learned from stored data, because rollouts would have to be drawn first.
 _PIXEL_TRAIN = TrainConfig(updates=2_000_000, batch_size=512, chunk=1_000)
 _SMALL_PIXEL_TRAIN = TrainConfig(updates=20_000, batch_size=128, chunk=100)
 _SMALL_IMAGE = Image(channels=16, strides=(2, 2, 2, 1), features=128)
-_SEEN = {"pixels": 64, "buffer": 10_000}
+_SEEN: dict[str, Any] = {"pixels": 64, "buffer": 10_000}
+_SMALL_SEEN: dict[str, Any] = {"pixels": 64, "buffer": 4_000, "train": _SMALL_PIXEL_TRAIN}
 for _world in ("point_maze", "walker", "cheetah", "quadruped"):
     _longer: Any = {"discount": 0.99} if _world == "point_maze" else {}
     for _name in ("td_jepa", "fb", *_PUBLISHED):
         _preset = PRESETS[f"{_world}-{_name}-small"]
-        _sizes = {"hidden": 256, "matmul": "float32", "image": _SMALL_IMAGE}
-        _config = {"td_jepa": td_jepa.Config(), "fb": fb.Config(), **_PUBLISHED}[_name]
+        _small = dataclasses.replace(_preset.agent, hidden=256, matmul="float32", image=_SMALL_IMAGE)
+        _config = dataclasses.replace({"td_jepa": td_jepa.Config(), "fb": fb.Config(), **_PUBLISHED}[_name], **_longer)
         PRESETS |= {
             f"{_world}-{_name}-pixels-small": dataclasses.replace(
-                _preset,
-                agent=dataclasses.replace(_preset.agent, **_sizes),
-                train=_SMALL_PIXEL_TRAIN,
-                online=Online(),
-                pixels=64,
-                buffer=4_000,
+                _preset, agent=_small, online=Online(), **_SMALL_SEEN
             ),
-            f"{_world}-{_name}-pixels": Experiment(
-                _world, dataclasses.replace(_config, **_longer), _PIXEL_TRAIN, **_SEEN
-            ),
+            f"{_world}-{_name}-pixels": Experiment(_world, _config, _PIXEL_TRAIN, **_SEEN),
         }
-for _world in ogbench_agents.WORLDS:
-    for _size, _image, _train, _rows in (
-        ("-small", _SMALL_IMAGE, _SMALL_PIXEL_TRAIN, 4_000),
-        ("", Image(), TrainConfig(1_000_000, 256), 10_000),
+for _world, _task in ogbench_agents.WORLDS.items():
+    for _size, _agents, _updates, _image, _seen in (
+        ("-small", ogbench_agents.small(_world), 20_000, _SMALL_IMAGE, _SMALL_SEEN),
+        ("", ogbench_agents.published(_world), 1_000_000, Image(), _SEEN),
     ):
-        for _name in ("td_jepa", "fb", *_PUBLISHED):
-            _preset = PRESETS[f"{_world}-{_name}{_size}"]
-            PRESETS[f"{_world}-{_name}-pixels{_size}"] = dataclasses.replace(
-                _preset, agent=ogbench_agents.seeing(_preset.agent, _image), train=_train, pixels=64, buffer=_rows
-            )
+        for _name, _config in _agents.items():
+            _preset = Experiment(_world, _config, TrainConfig(_updates, 256), task=_task if _name == "td3" else None)
+            PRESETS[f"{_world}-{_name}{_size}"] = _preset
+            if _name != "td3":
+                _config = ogbench_agents.seeing(_config, _image)
+                PRESETS[f"{_world}-{_name}-pixels{_size}"] = dataclasses.replace(_preset, agent=_config, **_seen)
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
