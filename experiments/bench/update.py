@@ -59,7 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     started = time.perf_counter()
     measured = {name: PRESETS[f"walker-{name}"] for name in chosen.names}
     batches = {name: one.train.batch_size for name, one in measured.items()}
-    cold = {name: first_updates(f"walker-{name}", batches[name]) for name in measured if chosen.cold}
+    cold = {}
+    for name in measured if chosen.cold else ():
+        cold[name] = first_updates(f"walker-{name}", batches[name])
+        tell(f"cold start of {name} measured")
     metrics, extra = measure(measured, chosen.seconds, chosen.rows)
     for name, seconds in cold.items():
         metrics[name]["cold_seconds"] = seconds
@@ -104,14 +107,20 @@ def measure(measured: Mapping[str, Experiment], seconds: float, rows: int) -> tu
 
 def interleave(calls: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, list[float]]:
     """What each call returned, round by round, until `seconds` are over; a first round, not kept, compiles."""
-    for call in calls.values():
+    for name, call in calls.items():
         call()
+        tell(f"{name} compiled")
     rounds: dict[str, list[float]] = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(rounds.values()))) < ROUNDS:
         for name, call in calls.items():
             rounds[name].append(call())
     return rounds
+
+
+def tell(line: str) -> None:
+    """One line about how far the measurement is."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def matmul_rate(shape: tuple[int, int, int], dtype: MatmulType, work: float) -> Callable[[], float]:
