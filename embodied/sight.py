@@ -31,19 +31,23 @@ _SHIFTS = 2**31 - 5  # of a key: apart from those that an update makes by splitt
 class Image:
     """How observations of pixels are read; published values (DrQ-v2, arXiv 2107.09645; TD-JEPA, arXiv 2510.00739)."""
 
-    channels: int = 32  # of each 3 x 3 convolution
-    strides: tuple[int, ...] = (2, 1, 1, 1)  # one for each convolution; larger ones are quicker and see less
+    channels: int = 32  # of each convolution
+    kernels: tuple[int, ...] = (3, 3, 3, 3)  # side of each convolution; those as large as their stride are quickest
+    strides: tuple[int, ...] = (2, 1, 1, 1)  # of each convolution; larger ones are quicker and see less
     features: int = 256  # what networks behind it read
     shift: int = 2  # largest random shift while training, in pixels
 
     def __post_init__(self) -> None:
         check_ranges("image", self, RANGES)
-        if not self.strides or min(self.strides) < 1:
-            raise InputError(f"image: strides must be one or more numbers of at least 1, got {self.strides}")
+        for name, numbers in (("kernels", self.kernels), ("strides", self.strides)):
+            if not numbers or min(numbers) < 1:
+                raise InputError(f"image: {name} must be one or more numbers of at least 1, got {numbers}")
+        if len(self.kernels) != len(self.strides):
+            raise InputError(f"image: kernels must be as many as strides, {len(self.strides)}, got {self.kernels}")
 
     def tiny(self) -> "Image":
         """The same small enough for tests."""
-        return dataclasses.replace(self, channels=4, strides=(2, 2, 2, 1), features=8)
+        return dataclasses.replace(self, channels=4, kernels=(3, 3, 3, 3), strides=(2, 2, 2, 1), features=8)
 
 
 @runtime_checkable
@@ -75,10 +79,11 @@ def make(config: Config, spec: Spec, names: Sequence[str], group: str) -> Sight:
     if "pixels" not in names:
         join = observation_inputs(config.inputs, spec, names)
         return Sight((), lambda key: {}, lambda params, obs: join(obs), join)
-    least = smallest(config.image.strides)
+    image = config.image
+    least = smallest(image.kernels, image.strides)
     if spec.obs["pixels"][0] < least:
-        raise InputError(f"image: strides {config.image.strides} need pixels of at least {least}")
-    net = image_encoder(config.image.channels, config.image.strides, config.image.features, config.matmul)
+        raise InputError(f"image: kernels {image.kernels} with strides {image.strides} need pixels of at least {least}")
+    net = image_encoder(image.channels, image.kernels, image.strides, image.features, config.matmul)
 
     def init(key: RandomKey) -> Params:
         own = jax.random.fold_in(key, zlib.crc32(group.encode()))

@@ -249,7 +249,7 @@ for _name, _config in _PUBLISHED.items():
 # From pixels: everything is learned from stored data, because rollouts would have to be drawn first.
 _PIXEL_TRAIN = TrainConfig(updates=2_000_000, batch_size=512, chunk=1_000)
 _SMALL_PIXEL_TRAIN = TrainConfig(updates=20_000, batch_size=128, chunk=100)
-_SMALL_IMAGE = Image(channels=16, strides=(2, 2, 2, 1), features=128)
+_SMALL_IMAGE = Image(channels=32, kernels=(4, 2, 2), strides=(4, 2, 2), features=128)
 _SEEN: dict[str, Any] = {"pixels": 64, "buffer": 10_000}
 _SMALL_SEEN: dict[str, Any] = {"pixels": 64, "buffer": 4_000, "train": _SMALL_PIXEL_TRAIN}
 for _world in ("point_maze", "walker", "cheetah", "quadruped"):

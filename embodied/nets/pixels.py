@@ -1,7 +1,9 @@
 """The network that reads images, and the random shifts that keep it from learning where pixels lie.
 
 Encoder and augmentation are those of DrQ-v2: Yarats et al., arXiv 2107.09645. Differences from the paper: shifts are
-whole pixels, so they are crops of an image whose border is repeated and need no interpolation.
+whole pixels, so they are crops of an image whose border is repeated and need no interpolation. Convolutions may be of
+other sizes, and where one is as large as its stride, it is the matrix product of patches that do not overlap: the same
+numbers without the gradient of a strided convolution, which a CPU computes slowly.
 """
 
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from embodied.nets.encoders import Net
 from embodied.nets.mlp import Dense, LayerNorm, MatmulType
@@ -20,6 +22,7 @@ AT_ONCE = 512  # images; more are read in pieces, because each takes up to half 
 
 class _Images(nn.Module):
     channels: int
+    kernels: tuple[int, ...]
     strides: tuple[int, ...]
     out: int
     dtype: MatmulType
@@ -27,17 +30,23 @@ class _Images(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         x = images.astype(jnp.float32) / 255.0 - 0.5
-        for i, stride in enumerate(self.strides):
-            kernel = nn.initializers.orthogonal(2**0.5)
-            conv = nn.Conv(self.channels, (3, 3), stride, padding="VALID", kernel_init=kernel, name=f"conv_{i}")
-            x = nn.relu(conv(x))
+        init = nn.initializers.orthogonal(2**0.5)
+        for i, (side, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
+            name = f"conv_{i}"
+            if side == stride:
+                x = nn.Dense(self.channels, kernel_init=init, name=name)(patches(x, side))
+            else:
+                x = nn.Conv(self.channels, (side, side), stride, padding="VALID", kernel_init=init, name=name)(x)
+            x = nn.relu(x)
         x = Dense(self.out, dtype=self.dtype, name="out")(x.reshape(x.shape[0], -1))
         return jnp.tanh(LayerNorm(name="norm")(x))
 
 
-def image_encoder(channels: int, strides: Sequence[int], out: int, dtype: MatmulType = "float32") -> Net:
-    """images [B,H,W,C] in 0 ... 255 -> features [B,out] in (-1, 1): one 3 x 3 convolution for each stride."""
-    module = _Images(channels, tuple(strides), out, dtype)
+def image_encoder(
+    channels: int, kernels: Sequence[int], strides: Sequence[int], out: int, dtype: MatmulType = "float32"
+) -> Net:
+    """images [B,H,W,C] in 0 ... 255 -> features [B,out] in (-1, 1): convolutions of these sides and strides."""
+    module = _Images(channels, tuple(kernels), tuple(strides), out, dtype)
 
     def apply(params: PyTree, images: Any) -> Array:
         images = jnp.asarray(images)
@@ -49,12 +58,20 @@ def image_encoder(channels: int, strides: Sequence[int], out: int, dtype: Matmul
     return Net(init=lambda key, images: module.init(key, jnp.asarray(images))["params"], apply=apply)
 
 
-def smallest(strides: Sequence[int]) -> int:
+def smallest(kernels: Sequence[int], strides: Sequence[int]) -> int:
     """The least side of images that these convolutions leave something of."""
     side = 1
-    for stride in reversed(strides):
-        side = (side - 1) * stride + 3
+    for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+        side = (side - 1) * stride + kernel
     return side
+
+
+def patches(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w P"]:
+    """The squares of a grid, each as a row of numbers: row, column, channel. What fills no square is left out."""
+    batch, height, width, channels = x.shape
+    rows, columns = height // side, width // side
+    cut = x[:, : rows * side, : columns * side].reshape(batch, rows, side, columns, side, channels)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, side * side * channels)
 
 
 def shift(images: UInt8[Array, "B H W C"], offset: Int[Array, "B 2"], pad: int) -> UInt8[Array, "B H W C"]:

@@ -22,7 +22,7 @@ def images(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def test_published_encoder_has_the_published_number_of_parameters():
-    net = pixels.image_encoder(32, (2, 1, 1, 1), 256)
+    net = pixels.image_encoder(32, (3,) * 4, (2, 1, 1, 1), 256)
     params = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 64, 64, 9), jnp.uint8))
     conv = [params[f"conv_{i}"] for i in range(4)]
     assert encoders.count(conv) == 30_368
@@ -31,7 +31,7 @@ def test_published_encoder_has_the_published_number_of_parameters():
 
 
 def test_features_are_bounded_and_follow_the_image():
-    net = pixels.image_encoder(4, (2, 2, 2, 1), 8)
+    net = pixels.image_encoder(4, (3,) * 4, (2, 2, 2, 1), 8)
     shown = images(3, 32, 32, 9)
     params = net.init(jax.random.key(0), shown)
     features = np.asarray(net.apply(params, shown))
@@ -41,7 +41,7 @@ def test_features_are_bounded_and_follow_the_image():
 
 
 def test_input_is_a_share_of_the_brightest_less_one_half():
-    net = pixels.image_encoder(1, (1,), 2)
+    net = pixels.image_encoder(1, (3,), (1,), 2)
     params = net.init(jax.random.key(0), np.zeros((1, 3, 3, 1), np.uint8))
     params["conv_0"]["kernel"] = jnp.zeros((3, 3, 1, 1)).at[1, 1, 0, 0].set(1.0)
     params["out"]["kernel"] = jnp.array([[1.0, -1.0]])
@@ -51,8 +51,17 @@ def test_input_is_a_share_of_the_brightest_less_one_half():
     np.testing.assert_allclose(net.apply(params, middle), np.tanh([[1.0, -1.0], [0.0, 0.0]]), atol=1e-4)
 
 
+def test_patches_give_what_a_convolution_of_their_size_and_stride_gives():
+    shown, kernel = images(2, 11, 10, 3).astype(np.float32), images(4, 4, 3, 5, seed=1) / 255.0
+    convolved = jax.lax.conv_general_dilated(
+        shown, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+    assert convolved.shape == (2, 2, 2, 5)
+    np.testing.assert_allclose(pixels.patches(jnp.asarray(shown), 4) @ kernel.reshape(48, 5), convolved, rtol=1e-5)
+
+
 def test_many_images_are_read_in_pieces_with_the_same_result(monkeypatch):
-    net = pixels.image_encoder(2, (2, 2, 2, 1), 4)
+    net = pixels.image_encoder(2, (3,) * 4, (2, 2, 2, 1), 4)
     shown = images(11, 32, 32, 3)
     params = net.init(jax.random.key(0), shown[:1])
     whole = net.apply(params, shown)
@@ -123,12 +132,15 @@ def test_encoders_of_two_groups_begin_apart():
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1
 
 
-@pytest.mark.parametrize(("strides", "least"), [((2, 1, 1, 1), 15), ((2, 2, 2, 1), 31), ((1,), 3)])
-def test_smallest_image_leaves_one_pixel_behind_the_convolutions(strides, least):
-    assert pixels.smallest(strides) == least
+@pytest.mark.parametrize(
+    ("kernels", "strides", "least"),
+    [((3, 3, 3, 3), (2, 1, 1, 1), 15), ((3, 3, 3, 3), (2, 2, 2, 1), 31), ((3,), (1,), 3), ((4, 2, 2), (4, 2, 2), 16)],
+)
+def test_smallest_image_leaves_one_pixel_behind_the_convolutions(kernels, strides, least):
+    assert pixels.smallest(kernels, strides) == least
     side = least
-    for stride in strides:
-        side = (side - 3) // stride + 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        side = (side - kernel) // stride + 1
     assert side == 1
 
 
@@ -137,6 +149,8 @@ def test_smallest_image_leaves_one_pixel_behind_the_convolutions(strides, least)
     [
         ({"strides": ()}, r"image: strides must be one or more numbers of at least 1, got \(\)"),
         ({"strides": (2, 0)}, r"image: strides must be one or more numbers of at least 1, got \(2, 0\)"),
+        ({"kernels": (3, 0, 3, 3)}, r"image: kernels must be one or more numbers of at least 1, got \(3, 0, 3, 3\)"),
+        ({"kernels": (3, 3)}, r"image: kernels must be as many as strides, 4, got \(3, 3\)"),
         ({"channels": 0}, r"image: channels must be in \[1, inf\), got 0"),
         ({"shift": -1}, r"image: shift must be in \[0, inf\), got -1"),
     ],
@@ -147,6 +161,6 @@ def test_bad_settings_are_named(fields, message):
 
 
 def test_images_too_small_for_the_convolutions_are_refused():
-    config = dataclasses.replace(CONFIG, image=Image(strides=(2, 2, 2, 2, 2)))
-    with pytest.raises(InputError, match=r"image: strides \(2, 2, 2, 2, 2\) need pixels of at least 63"):
+    config = dataclasses.replace(CONFIG, image=Image(kernels=(3,) * 5, strides=(2,) * 5))
+    with pytest.raises(InputError, match=r"image: kernels \(3, .*\) with strides \(2, .*\) need pixels of at least 63"):
         sight.make(config, Spec(obs={"pixels": (48, 48, 9)}, action=1), ("pixels",), "phi_image")

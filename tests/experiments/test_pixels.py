@@ -11,7 +11,7 @@ from embodied.data import store
 from embodied.policy import load
 from embodied.types import Goal, InputError
 from envs.host import HostEnv
-from experiments import collect, train
+from experiments import collect, ogbench_agents, train
 from experiments.commands import data as data_command
 from experiments.evaluate import evaluate_tasks
 from experiments.models import world_of
@@ -120,11 +120,17 @@ def test_frames_are_left_out_where_states_are_learned_from(data):
 
 def test_pixel_presets_name_worlds_that_can_be_seen():
     named = [name for name in (*PRESETS, *COLLECT) if "pixels" in name]
-    assert {name.split("-")[0] for name in named} == {"point_maze", "walker", "cheetah", "quadruped"}
+    assert {name.split("-")[0] for name in named} == {
+        "point_maze",
+        "walker",
+        "cheetah",
+        "quadruped",
+        *ogbench_agents.WORLDS,
+    }
     for name in named:
         preset = PRESETS.get(name) or COLLECT[name]
         assert preset.pixels == 64, name
-        assert preset.world in envs.WORLDS
+        assert preset.world in envs.WORLDS | envs.EXTRA_WORLDS
     small = [PRESETS[name] for name in PRESETS if name.endswith("-pixels-small")]
-    assert {one.agent.image.strides for one in small} == {(2, 2, 2, 1)}
+    assert {one.agent.image.strides for one in small} == {(4, 2, 2)}
     assert {one.online.worlds for one in small} == {0}
