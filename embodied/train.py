@@ -30,6 +30,8 @@ from embodied.metrics import Logger
 from embodied.ranges import check_ranges
 from embodied.types import Agent, Batch, InputError, RandomKey, Run, Source, SourceState
 
+# Compiling what runs once takes longer than running it, unless little is optimised.
+RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 INTERRUPTED = 75  # exit code after SIGTERM or SIGINT: saved, may be resumed (EX_TEMPFAIL of sysexits.h)
 
 Hook = Callable[[Run, int, dict[str, float]], dict[str, float] | None]  # (run, step, row) -> more numbers to log
@@ -115,7 +117,8 @@ def several_updates(
 def init_run(agent: Agent, source: Source, example: Batch, seed: int) -> Run:
     """The state before the first update."""
     key_agent, key_source = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
-    return Run(agent=jax.jit(agent.init)(key_agent, example), source=source.init(key_source), step=jnp.int32(0))
+    init = jax.jit(agent.init, compiler_options=RUNS_ONCE)
+    return Run(agent=init(key_agent, example), source=source.init(key_source), step=jnp.int32(0))
 
 
 def train(
