@@ -118,6 +118,8 @@ def cart(hold=1, **changes):
         "look": lambda data: data.xpos[1, :1],
         "observe": lambda state: np.concatenate([state.joint("cart")[0], state.seen, state.act], axis=-1),
         "measure": lambda state: {"x": state.qpos[..., 0], "door": state.qpos[..., 1]},
+        "draw": lambda state, seen: (model, mujoco.MjData(model)),
+        "eye": "",
         "start": functools.partial(placed, 0.0, 0.0),
         "task_starts": {"left": functools.partial(placed, 3.0, 3.5)},
         "switches": Switches(("cart",), np.eye(1), ("door",)),
