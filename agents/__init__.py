@@ -16,6 +16,7 @@ AGENTS = {
     "rldp": "agents.rldp",
     "onestep_fb": "agents.onestep_fb",
     "td3": "agents.td3",
+    "bc": "agents.bc",
     "rnd": "agents.rnd",
 }
 

@@ -150,10 +150,10 @@ def build(
     `more` are the initialisers of groups of parameters that the loss has besides; they learn at the rate of B.
     """
     net, more = networks(config), more or {}
-    pi = actor.following(config, config.layers, spec.action)
+    pi = actor.following(config, config.layers, spec)
     see, know, recall = sights(config, spec)
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
-    shared = spec.trained_on == spec.acted_on and not config.imitation.weight
+    shared = spec.trained_on == spec.acted_on and not config.imitation.held
     averaged = ("encoder", "forward", "backward")
     learned = (*averaged, *know.groups, *recall.groups, *more)
     towards = ("encoder", "forward", *know.groups)
@@ -188,8 +188,9 @@ def build(
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        next_action = pi.act(params, next_encoded if shared else see.read(params, batch.next_obs), z, key_target)
-        next_forward = net["forward"].apply(target["forward"], next_encoded, z, next_action)
+        next_seen = next_encoded if shared else see.read(params, batch.next_obs)
+        ahead = lambda action: net["forward"].apply(target["forward"], next_encoded, z, action)  # noqa: E731
+        next_forward = ahead(pi.act(params, next_seen, z, ahead, key_target))
         next_backward = net["backward"].apply(target["backward"], after)
         measure = losses.target_measure(next_forward, next_backward, config.pessimism)
 
@@ -222,8 +223,9 @@ def build(
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see.read(params, obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        seen = net["encoder"].apply(params["encoder"], x) if shared else x
-        return pi.act(params, seen, z, key), carry
+        encode = lambda: net["encoder"].apply(params["encoder"], x)  # noqa: E731
+        successors = lambda action: net["forward"].apply(params["forward"], encode(), z, action)  # noqa: E731
+        return pi.act(params, encode() if shared else x, z, successors, key), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density against the data, so the return is F . E[r B], with r uncentred.
@@ -233,7 +235,8 @@ def build(
         heads = net["forward"].apply(params["forward"], x, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, needs)
+    drawn = config.imitation.held
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, needs, drawn=drawn)
 
 
 def sights(config: Config, spec: Spec) -> tuple[Sight, Sight, Sight]:

@@ -103,7 +103,7 @@ def make(config: Config, spec: Spec) -> Agent:
     learned = (*LEARNED, *know.groups, *recall.groups)
     towards = ("forward", *know.groups)
     optimizer = adam_by_group({name: config.lr_forward if name in towards else config.lr_backward for name in learned})
-    pi = actor.following(config, config.actor_layers, spec.action)
+    pi = actor.following(config, config.actor_layers, spec)
 
     def forward_of(params: Params, x: Array, action: Array) -> Array:
         return net["forward"].apply(params["forward"], jnp.concatenate([x, action], -1))
@@ -169,7 +169,8 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see.read(params, obs)
-        return pi.act(params, x, jnp.broadcast_to(z, (x.shape[0], config.z_dim)), key), carry
+        z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
+        return pi.act(params, x, z, lambda action: forward_of(params, x, action), key), carry
 
     def value(params: Params, prompt: Reward, z: Array, obs: Obs) -> Array:
         # F B^T is a density of probability against the data, so E[r B] gives the mean reward; r is not centred.
@@ -178,7 +179,8 @@ def make(config: Config, spec: Spec) -> Agent:
         return losses.aggregate(forward_of(params, know.read(params, obs), action) @ weights, config.actor_pessimism)
 
     kinds = (Reward, Goal, Motion, Prior)
-    return Agent(init, update, prompt, lambda count: (), act, kinds, value, Needs(chain=2))
+    drawn = config.imitation.held
+    return Agent(init, update, prompt, lambda count: (), act, kinds, value, Needs(chain=2), drawn=drawn)
 
 
 def _networks(config: Config) -> dict[str, nets.encoders.Net]:

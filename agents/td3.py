@@ -83,7 +83,7 @@ def make(config: Config, spec: Spec) -> Agent:
             lambda key, seen, z: net["actor"].init(key, seen),
             lambda params, seen, z: jnp.tanh(net["actor"].apply(params, seen)),
         ),
-        spec.action,
+        spec,
         config.imitation,
         rate=config.lr,
         noise=(config.noise, config.noise_clip),
@@ -92,7 +92,7 @@ def make(config: Config, spec: Spec) -> Agent:
         dtype=config.matmul,
     )
     optimizer = optax.adam(config.lr)
-    averaged = ("actor", "critic")
+    averaged = (*[name for name in pi.groups if name == "actor"], "critic")
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_actor, key_critic = jax.random.split(key)
@@ -104,8 +104,9 @@ def make(config: Config, spec: Spec) -> Agent:
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         x, next_x = know(batch.obs), know(batch.next_obs)
         params, target = state.params, state.target
-        next_action = pi.act(target, see(batch.next_obs), _one(batch.action), key)
-        next_value = net["critic"].apply(target["critic"], jnp.concatenate([next_x, next_action], -1))[..., 0]
+        ahead = lambda action: net["critic"].apply(target["critic"], jnp.concatenate([next_x, action], -1))  # noqa: E731
+        flow = {"flow": params["flow"]} if config.imitation.held else {}
+        next_value = ahead(pi.act(flow | target, see(batch.next_obs), _one(batch.action), ahead, key))[..., 0]
         goal = jax.lax.stop_gradient(
             batch.reward + config.discount * batch.discount * losses.aggregate(next_value, 0.5)
         )
@@ -127,7 +128,7 @@ def make(config: Config, spec: Spec) -> Agent:
         )
         due = state.count % config.actor_every == 0
         choose = lambda new, old: jax.tree.map(lambda a, b: jnp.where(due, a, b), new, old)  # noqa: E731
-        new_params = choose(acting, pick(params, pi.groups)) | {"critic": critic}
+        new_params = choose(acting, pick(params, tuple(acting))) | {"critic": critic}
         opt_state = {"actor": choose(actor_state, state.optimizer["actor"]), "critic": critic_state}
         new_target = soft_update(target, pick(new_params, averaged), config.tau)
         metrics = {"loss/critic": loss, "critic/value": value, "grad/critic": optax.tree.norm(grad)}
@@ -140,9 +141,11 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         seen = see(obs)
-        return pi.act(params, seen, _one(seen), key), carry
+        values = lambda action: net["critic"].apply(params["critic"], jnp.concatenate([seen, action], -1))  # noqa: E731
+        return pi.act(params, seen, _one(seen), values, key), carry
 
-    return Agent(init, update, prompt, lambda count: (), act, (Prior,))
+    drawn = config.imitation.held
+    return Agent(init, update, prompt, lambda count: (), act, (Prior,), drawn=drawn)
 
 
 def _networks(config: Config, spec: Spec) -> dict[str, nets.encoders.Net]:

@@ -137,8 +137,8 @@ def make(config: Config, spec: Spec) -> Agent:
     learned = tuple(dict.fromkeys(averaged + see.groups + know.groups))
     rates = {"phi": config.lr_phi, "phi_image": config.lr_phi, "psi": config.lr_psi, "psi_image": config.lr_psi}
     optimizer = adam_by_group({name: rates.get(name, config.lr_predictor) for name in learned})
-    pi = actor.following(config, config.layers, spec.action)
-    held = config.imitation.weight > 0  # then the actor reads the input of phi itself
+    pi = actor.following(config, config.layers, spec)
+    held = config.imitation.held  # then the actor reads the input of phi itself
 
     def init(key: RandomKey, batch: Batch) -> State:
         keys = dict(zip(("phi", "psi", "predict_psi", "predict_phi", "actor"), jax.random.split(key, 5), strict=True))
@@ -175,8 +175,9 @@ def make(config: Config, spec: Spec) -> Agent:
 
         next_phi = net["phi"].apply(target["phi"], next_x)
         next_psi = net[task].apply(target[task], next_known)
-        next_action = pi.act(params, next_x if held else next_phi, z, key_target)
-        heads = net["predict_psi"].apply(target["predict_psi"], next_phi, z, next_action)
+        ahead = lambda action: net["predict_psi"].apply(target["predict_psi"], next_phi, z, action)  # noqa: E731
+        next_action = pi.act(params, next_x if held else next_phi, z, ahead, key_target)
+        heads = ahead(next_action)
         targets = {"predict_psi": losses.successor_target(next_psi, heads, discount, config.pessimism)}
         if not config.symmetric:
             heads = net["predict_phi"].apply(target["predict_phi"], next_psi, z, next_action)
@@ -213,7 +214,9 @@ def make(config: Config, spec: Spec) -> Agent:
     def act(params: PyTree, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see.read(params, obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        return pi.act(params, x if held else net["phi"].apply(params["phi"], x), z, key), carry
+        encode = lambda: net["phi"].apply(params["phi"], x)  # noqa: E731
+        successors = lambda action: net["predict_psi"].apply(params["predict_psi"], encode(), z, action)  # noqa: E731
+        return pi.act(params, x if held else encode(), z, successors, key), carry
 
     def value(params: PyTree, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
@@ -222,7 +225,8 @@ def make(config: Config, spec: Spec) -> Agent:
         heads = net["predict_psi"].apply(params["predict_psi"], phi, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value)
+    drawn = config.imitation.held
+    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, drawn=drawn)
 
 
 def _networks(config: Config) -> dict[str, nets.encoders.Net]:

@@ -9,6 +9,8 @@ from typing import Any
 
 from embodied.types import InputError
 
+LOSSES = ("loss/world", "loss/critic", "loss/flow")  # the first of these that there is stands on the terminal
+
 
 class Logger:
     """Writes rows of scalars. On resume, rows beyond the restored update are dropped: none doubled, none missing."""
@@ -69,7 +71,7 @@ class Logger:
         left = (self.total - step) / max(speed, 1e-9)
         rate = row.get("speed/transitions_per_second")
         transitions = f"  {rate:,.0f} transitions/s" if rate else ""
-        loss = row.get("loss/world", row.get("loss/critic", float("nan")))
+        loss = next((row[name] for name in LOSSES if name in row), float("nan"))
         return (
             f"  update {step:>9,} / {self.total:,}  {row['speed/updates_per_second']:6.0f} updates/s{transitions}"
             f"  loss {loss:9.3f}  ETA {int(left) // 60:d}:{int(left) % 60:02d}"

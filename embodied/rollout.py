@@ -96,3 +96,13 @@ def agent_behaviour(agent: Agent, explore: bool) -> Behaviour:
         return action, (params, z, inner)
 
     return behave
+
+
+def still_behaviour(agent: Agent) -> Behaviour:
+    """The agent as it is exported: one action for each observation, whatever is drawn elsewhere."""
+    return agent_behaviour(agent, explore=False)
+
+
+def scored_behaviour(agent: Agent) -> Behaviour:
+    """The agent as it is scored: without exploration, and by draws where its policy is a distribution."""
+    return agent_behaviour(agent, explore=agent.drawn)

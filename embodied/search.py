@@ -25,7 +25,7 @@ from embodied.evaluate import EvaluateConfig, returns
 from embodied.policy import Policy
 from embodied.ranges import check_choice, check_ranges
 from embodied.rewards import Task
-from embodied.rollout import agent_behaviour, rollout
+from embodied.rollout import rollout, scored_behaviour
 from embodied.types import Agent, Env, InputError, Reward, Timestep
 
 METHODS = ("cem", "gradient")
@@ -152,7 +152,7 @@ def in_simulator(policy: Policy, env: Env, prompt: Reward, task: Task, config: S
     if config.terminal and (agent.value is None or not rest):
         why = f"'{policy.agent_name}' has no value" if agent.value is None else "the horizon is the whole episode"
         raise InputError(f"search: terminal must be False where {why}, got True")
-    start, behave = starts(env, config, task), agent_behaviour(agent, explore=False)
+    start, behave = starts(env, config, task), scored_behaviour(agent)
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def score(latents: Float[np.ndarray, "P D"]) -> Float[np.ndarray, " P"]:

@@ -150,9 +150,9 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     net = _networks(config)
     see = sight.make(config, spec, spec.acted_on, "encoder_image")
     know, study = knowing(config, spec, "encoder"), knowing(config, spec)
-    pi = actor.following(config, config.layers, spec.action)
+    pi = actor.following(config, config.layers, spec)
     # e serves the actor too where it reads nothing that the actor may not read, unless that is held to the data.
-    shared = spec.trained_on == spec.acted_on and not config.imitation.weight
+    shared = spec.trained_on == spec.acted_on and not config.imitation.held
     learned = tuple(dict.fromkeys(("encoder", "successor", *method.groups, *know.groups, *study.groups)))
     averaged = tuple(dict.fromkeys(("encoder", "successor", *method.averaged)))
     studied = {*method.groups, *study.groups} | (set(know.groups) if "encoder" in method.groups else set())
@@ -191,8 +191,9 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         z = losses.sample_latents(key_z, goals, config.goal_ratio, batch.latent, config.latent_ratio)
 
         next_encoded = net["encoder"].apply(target["encoder"], next_x)
-        next_action = pi.act(params, next_encoded if shared else see.read(params, batch.next_obs), z, key_target)
-        heads = net["successor"].apply(target["successor"], next_encoded, z, next_action)
+        next_seen = next_encoded if shared else see.read(params, batch.next_obs)
+        ahead = lambda action: net["successor"].apply(target["successor"], next_encoded, z, action)  # noqa: E731
+        heads = ahead(pi.act(params, next_seen, z, ahead, key_target))
         aim = losses.successor_target(there, heads, config.discount * batch.discount, config.pessimism)
 
         def world_loss(world: Params) -> tuple[Array, dict[str, Array]]:
@@ -242,8 +243,9 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see.read(params, obs)
         z = jnp.broadcast_to(z, (x.shape[0], config.z_dim))
-        seen = net["encoder"].apply(params["encoder"], x) if shared else x
-        return pi.act(params, seen, z, key), carry
+        encode = lambda: net["encoder"].apply(params["encoder"], x)  # noqa: E731
+        successors = lambda action: net["successor"].apply(params["successor"], encode(), z, action)  # noqa: E731
+        return pi.act(params, encode() if shared else x, z, successors, key), carry
 
     def value(params: Params, prompt: Reward, z: Array, obs: Obs) -> Array:
         weights = prompts.reward_weights(features(params, prompt.obs), prompt.reward)
@@ -252,7 +254,8 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         heads = net["successor"].apply(params["successor"], encoded, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, method.needs)
+    kinds, drawn = (Reward, Goal, Motion, Prior), config.imitation.held
+    return Agent(init, update, prompt, lambda count: (), act, kinds, value, method.needs, drawn)
 
 
 def _networks(config: Config) -> dict[str, encoders.Net]:

@@ -43,16 +43,17 @@ class Chain:
 @no_type_check
 @struct.dataclass
 class Batch:
-    """Transitions. `discount` is 0 where the world terminated and 1 elsewhere; time-outs keep 1."""
+    """Transitions; in rollouts [B, T] for [B]. `discount` is 0 where the world terminated; time-outs keep 1."""
 
     obs: Obs  # leaves [B, ...]
     action: Float[Array, "B A"]
     next_obs: Obs  # leaves [B, ...]
-    reward: Float[Array, " B"]  # zeros for reward-free data
+    reward: Float[Array, " B"]  # zeros for reward-free data; [B, T, C] with the agent's C channels in rollouts
     discount: Float[Array, " B"]
     latent: Float[Array, "B D"] | None = None  # latents worth training on, where the source knows some
     future: Obs | None = None  # leaves [B, ...]: a later moment of the same episode, where the agent needs one
     chain: Chain | None = None  # what follows each transition, where the agent needs it
+    last: Bool[Array, "B T"] | None = None  # in rollouts: an episode ends here, for whatever reason
 
 
 @no_type_check
@@ -81,6 +82,7 @@ class Spec:
     action: int  # dimensions; every action component lives in [-1, 1]
     mean: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)  # per obs component
     std: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # of the state: its columns, [a, b)
 
     @property
     def trained_on(self) -> tuple[str, ...]:
@@ -178,10 +180,7 @@ class Env(abc.ABC):
         """Observations and named quantities of stored physics states; used to relabel and to set goals."""
 
     def complete(self, physics: Float[Any, "E P"]) -> Float[Any, "E Q"]:
-        """Physics states of this world in any length it takes, as vectors of length `spec.physics`.
-
-        Raises InputError for another length.
-        """
+        """Physics states in any length that the world takes, as vectors of `spec.physics`; InputError for others."""
         if physics.shape[-1] != self.spec.physics:
             raise InputError(f"physics: must have {self.spec.physics} numbers, got {physics.shape[-1]}")
         return physics
@@ -250,6 +249,7 @@ class Needs(NamedTuple):
 
     future: float | None = None  # a moment k decisions ahead, P(k) ~ future^k from k = 1 to the end of the episode
     chain: int = 0  # so many transitions in a row
+    channels: tuple[str, ...] | None = None  # rollouts of the agent's own, with the rewards of these tasks side by side
 
 
 TRANSITIONS = Needs()  # nothing else
@@ -271,6 +271,7 @@ class Agent(NamedTuple):
     # (params, Reward prompt, its z, obs) -> [E]: predicted mean reward per decision from obs on; None without a value
     value: Callable[[Params, Reward, Any, Obs], Array] | None = None
     needs: Needs = TRANSITIONS  # the source must be made for them
+    drawn: bool = False  # the policy is a distribution: without a key it does one thing, and is scored with keys
 
 
 class Source(NamedTuple):

@@ -83,7 +83,6 @@ class ControlledEnv(Env):
         The camera `eye` shows the world as the package paints it for agents that see pixels. Neither has marks of a
         goal, of which a physics vector knows nothing. Raises RuntimeError where no OpenGL is installed.
         """
-        render.check()
         model, data = self.world.draw(State(self.world, physics), camera == self.eye)
         return render.draw(model, data, camera or 0, size)
 

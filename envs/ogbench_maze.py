@@ -36,12 +36,14 @@ def package_maze(name: str) -> Any:
 def painter(name: str, seen: bool) -> Any:
     """The package's own maze to draw states with: as people see it, or as agents that see pixels do.
 
-    For them the colour of the floor says where one is.
+    For them the colour of the floor says where one is. Raises RuntimeError where no OpenGL is installed: the package
+    makes a renderer.
     """
     if not seen:
         env = _built(name)
         env.unwrapped.model.geom("target").rgba[3] = 0.0
         return env
+    render.check()
     render.close()
     env = _built(name, ob_type="pixels", render_mode="rgb_array", camera_name="back", width=64, height=64)
     env.unwrapped.custom_renderer.close()  # there is never a second one

@@ -16,7 +16,7 @@ from embodied import promptfile
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy, load
 from embodied.promptfile import Request
-from embodied.rollout import Behaviour, agent_behaviour
+from embodied.rollout import Behaviour, scored_behaviour
 from embodied.types import Env, InputError
 from experiments import collect, demo_report, prompt, train
 from experiments.demo_report import Outcome, Walk
@@ -129,7 +129,7 @@ def run(out: Path) -> dict[str, Any]:
     mark = time.perf_counter()
     untrained = _untrained(policy, experiment.train.seed)
     seed = EvaluateConfig().seed
-    behave = agent_behaviour(policy.agent, explore=False)
+    behave = scored_behaviour(policy.agent)
     results = {"TD-JEPA": judge(env, behave, policy.params, latents(policy, env, out / "prompts"), seed)}
     results["untrained"] = judge(env, behave, untrained.params, latents(untrained, env, None), seed)
     nothing = dict.fromkeys((*CORNERS, *random_goals(20, seed=1)), np.zeros(1, np.float32))

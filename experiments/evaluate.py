@@ -13,7 +13,7 @@ import numpy as np
 from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy
 from embodied.promptfile import Request, infer
-from embodied.rollout import Trajectory, agent_behaviour
+from embodied.rollout import Trajectory, scored_behaviour
 from embodied.types import Env, Goal, InputError, Prior, Reward, obs_type
 
 DRAWS = 10  # latents of the random baseline
@@ -47,7 +47,7 @@ def act_tasks(
     samples = min(10_000, len(policy.buffer.physics))
     request = Request("task", samples=samples, inference=inference)
     latents = latents_of_tasks(policy, env, request)
-    behave = agent_behaviour(policy.agent, explore=False)
+    behave = scored_behaviour(policy.agent)
     config = EvaluateConfig(episodes, seed)
     return evaluate(env, behave, policy.params, latents, env.tasks, config, carry=policy.agent.carry)
 
@@ -69,7 +69,7 @@ def baselines(
     names = {f"{task} {i}": (task, i) for task in env.tasks for i in range(draws)}
     scores, _ = evaluate(
         env,
-        agent_behaviour(policy.agent, explore=False),
+        scored_behaviour(policy.agent),
         policy.params,
         {name: drawn[i] for name, (_, i) in names.items()},
         {name: env.tasks[task] for name, (task, _) in names.items()},

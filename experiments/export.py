@@ -18,7 +18,7 @@ from embodied.export.bundle import Golden, PackedPrompt, action_vectors
 from embodied.policy import Policy, Prompted
 from embodied.promptfile import Request
 from embodied.rewards import Task
-from embodied.rollout import Trajectory
+from embodied.rollout import Trajectory, still_behaviour
 from embodied.types import InputError, Obs, Prior, nearest
 from envs.contract import contract_of, read
 from envs.host import HostEnv
@@ -60,13 +60,14 @@ def run(
     packed, trajectories, scores = {}, {}, {}
     for name, one in chosen.items():
         if one.task is not None:
-            result, trajectories[name] = score(one.prompted, one.task, env, episodes)
+            result, trajectories[name] = score(one.prompted, one.task, env, episodes, behaviour=still_behaviour)
             scores[name] = result.summary()
             fallen = falls.down(trajectories[name].path, env.spec.control_dt)
             scores[name] |= {} if fallen is None else {"down": falls.share(fallen)}
         else:
             assert one.goal is not None
-            scores[name], trajectories[name] = approach(one.prompted, one.goal, env, episodes)
+            reached = approach(one.prompted, one.goal, env, episodes, behaviour=still_behaviour)
+            scores[name], trajectories[name] = reached
         packed[name] = PackedPrompt(one.prompted.z, {**one.provenance, "evaluated": scores[name]})
     starts = env.reset(jax.random.key(EvaluateConfig().seed), STARTS).physics[:, : env.world.ctrl.start]
     manifest = {

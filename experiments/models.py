@@ -15,17 +15,21 @@ def shipped() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(MODELS.glob("*/config.json"))}
 
 
+def named(name: str) -> Policy:
+    """The policy of a shipped model or a run directory. Raises InputError naming the nearest model."""
+    if Path(name).exists():
+        return load(name)
+    if name in shipped():
+        return load(shipped()[name])
+    raise InputError(f"model: no run directory or shipped model '{name}'; {nearest(name, shipped())}")
+
+
 def resolve(name: str, randomise: str | None = None) -> tuple[Policy, Any]:
-    """The policy of a shipped model or a run directory, and its world, randomised otherwise where a level is given.
+    """The policy of that name and its world, randomised otherwise where a level is given.
 
     Raises InputError naming the nearest model or level.
     """
-    if Path(name).exists():
-        policy = load(name)
-    elif name in shipped():
-        policy = load(shipped()[name])
-    else:
-        raise InputError(f"model: no run directory or shipped model '{name}'; {nearest(name, shipped())}")
+    policy = named(name)
     return policy, world_of(policy, randomise)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Generic, TypeVar
 
-from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
+from agents import bc, byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
 from embodied.sight import Image
 from embodied.train import TrainConfig
@@ -23,6 +23,7 @@ AgentConfig = TypeVar(
     rldp.Config,
     onestep_fb.Config,
     td3.Config,
+    bc.Config,
 )
 
 
@@ -75,6 +76,7 @@ class Experiment(Generic[AgentConfig]):
     buffer: int = 20_000  # states kept with the policy for reward prompts
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
     pixels: int = 0  # side of the frames that the agent sees in place of the state; 0 = it sees the state
+    teacher: str = ""  # a run of agent "bc" that actors are held to in place of a flow of their own; "" = none
 
     def __post_init__(self) -> None:
         check_choice("train", "randomise", self.randomise, tuple(LEVELS))
@@ -265,14 +267,15 @@ for _world in ("point_maze", "walker", "cheetah", "quadruped"):
             f"{_world}-{_name}-pixels": Experiment(_world, _config, _PIXEL_TRAIN, **_SEEN),
         }
 for _world, _task in ogbench_agents.WORLDS.items():
-    for _size, _agents, _updates, _image, _seen in (
-        ("-small", ogbench_agents.small(_world), 20_000, _SMALL_IMAGE, _SMALL_SEEN),
-        ("", ogbench_agents.published(_world), 1_000_000, Image(), _SEEN),
+    for _size, _agents, _train, _clone_train, _image, _seen in (
+        ("-small", ogbench_agents.small(_world), *ogbench_agents.SMALL_TRAIN, _SMALL_IMAGE, _SMALL_SEEN),
+        ("", ogbench_agents.published(_world), *[TrainConfig(1_000_000, 256)] * 2, Image(), _SEEN),
     ):
         for _name, _config in _agents.items():
-            _preset = Experiment(_world, _config, TrainConfig(_updates, 256), task=_task if _name == "td3" else None)
+            _budget = _clone_train if _name == "bc" else _train
+            _preset = Experiment(_world, _config, _budget, task=_task if _name == "td3" else None)
             PRESETS[f"{_world}-{_name}{_size}"] = _preset
-            if _name != "td3":
+            if _name not in ("td3", "bc"):
                 _config = ogbench_agents.seeing(_config, _image)
                 PRESETS[f"{_world}-{_name}-pixels{_size}"] = dataclasses.replace(_preset, agent=_config, **_seen)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from embodied.policy import Policy, Prompted
 from embodied.promptfile import Request
 from embodied.prompts import agreement, resampled
 from embodied.rewards import Task, dry_run
-from embodied.rollout import Trajectory, agent_behaviour, rollout
-from embodied.types import Env, Goal, InputError, Obs, Reward
+from embodied.rollout import Behaviour, Trajectory, rollout, scored_behaviour
+from embodied.types import Agent, Env, Goal, InputError, Obs, Reward
 from experiments.collect import load_data
 
 RESAMPLES = 8  # bootstrap latents whose agreement is told
@@ -62,20 +63,30 @@ def state_of_row(data: Path, world: str, row: int) -> tuple[float, ...]:
 
 
 def score(
-    prompted: Prompted | Ensemble, task: Task, env: Env, episodes: int, seed: int = EvaluateConfig().seed
+    prompted: Prompted | Ensemble,
+    task: Task,
+    env: Env,
+    episodes: int,
+    seed: int = EvaluateConfig().seed,
+    behaviour: Callable[[Agent], Behaviour] = scored_behaviour,
 ) -> tuple[Scores, Trajectory]:
-    """Scores of the prompted policy on its own task, and its trajectories."""
+    """Scores of the prompted policy on its own task, and its trajectories; `behaviour` says how a single one acts."""
     agent, config = prompted.policy.agent, EvaluateConfig(episodes, seed)
     if isinstance(prompted, Ensemble):
         behave, params, z = improving(agent), prompted.params, prompted.z[0]
     else:
-        behave, params, z = agent_behaviour(agent, explore=False), prompted.policy.params, prompted.z
+        behave, params, z = behaviour(agent), prompted.policy.params, prompted.z
     scores, trajectories = evaluate(env, behave, params, {"prompt": z}, {"prompt": task}, config, carry=agent.carry)
     return scores["prompt"], trajectories["prompt"]
 
 
 def approach(
-    prompted: Prompted, goal: Obs, env: Env, episodes: int, seed: int = EvaluateConfig().seed
+    prompted: Prompted,
+    goal: Obs,
+    env: Env,
+    episodes: int,
+    seed: int = EvaluateConfig().seed,
+    behaviour: Callable[[Agent], Behaviour] = scored_behaviour,
 ) -> tuple[dict[str, float], Trajectory]:
     """How far a policy prompted with an observation is from it, and its trajectories.
 
@@ -84,7 +95,7 @@ def approach(
     """
     policy, start = prompted.policy, env.reset(jax.random.key(seed), episodes)
     carry = (policy.params, jnp.asarray(prompted.z), policy.agent.carry(episodes))
-    behave, key = agent_behaviour(policy.agent, explore=False), jax.random.key(seed)
+    behave, key = behaviour(policy.agent), jax.random.key(seed)
     trajectory = rollout(env, behave, start, carry, env.spec.decisions, key)
     squares = 0.0
     for name, wanted in goal.items():

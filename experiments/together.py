@@ -13,6 +13,7 @@ from embodied.cells import Cell, train_cells
 from embodied.data import dataset
 from embodied.types import Agent, InputError, nearest
 from experiments.presets import Experiment
+from experiments.teacher import begun_with, flow_of, taught
 from experiments.train import agent_name, claim, evaluation, prepare, save_policy
 
 
@@ -24,6 +25,7 @@ def run(
     Every swept value meets every seed; without seeds, the experiment's own. Raises InputError for what cannot share a
     program, and for an `out` that holds something else.
     """
+    experiment = taught(experiment)
     cells = cells_of(experiment, seeds, sweep)
     experiments = {cell.name: with_cell(experiment, cell) for cell in cells}
     if experiment.online.worlds:
@@ -32,14 +34,14 @@ def run(
             "that makes its own data is trained one seed at a time"
         )
     prepared = prepare(experiment, data)
-    module = agents.module(agent_name(experiment))
+    module, flow = agents.module(agent_name(experiment)), flow_of(experiment, prepared.spec)
 
     def build(values: Mapping[str, Any]) -> Agent:
         # Ranges were checked on the values themselves: traced scalars cannot be.
         config = copy.copy(experiment.agent)
         for field, value in values.items():
             object.__setattr__(config, field, value)
-        return module.make(config, prepared.spec)
+        return begun_with(module.make(config, prepared.spec), flow)
 
     source = dataset.from_dataset(prepared.stored, experiment.train.batch_size, build(cells[0].values).needs)
     _claim(out, experiments, data)

@@ -21,6 +21,7 @@ from experiments.collect import load_data, make_env, world_options
 from experiments.evaluate import evaluate_tasks, task_features
 from experiments.online import make_source
 from experiments.presets import Experiment
+from experiments.teacher import begun_with, flow_of, taught
 
 # What a continued run may change: how long it is, what it shows and when it saves.
 MAY_CHANGE = {
@@ -45,8 +46,10 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
 
     Raises InputError for data of another world, or an `out` that holds another experiment.
     """
+    experiment = taught(experiment)
     prepared = prepare(experiment, data)
-    agent = agents.module(agent_name(experiment)).make(experiment.agent, prepared.spec)
+    made = agents.module(agent_name(experiment)).make(experiment.agent, prepared.spec)
+    agent = begun_with(made, flow_of(experiment, prepared.spec))
     source = make_source(experiment, agent, prepared.spec, prepared.env, prepared.stored, prepared.episodes)
     if parallel.is_first():
         claim(out, experiment, data)
@@ -127,7 +130,9 @@ def add_privileged(stored: Dataset, env: Env, chunk: int = 50_000) -> Dataset:
 def relabel(stored: Dataset, env: Env, task: str, chunk: int = 50_000) -> Dataset:
     """The dataset with the rewards of a named task, computed from its physics states, `chunk` rows at a time.
 
-    Raises InputError for a task that the world lacks, or for states without physics.
+    A reward that is nowhere positive (a cost until done) counts from its least value, as in a prompt: actors that are
+    held to the data weigh their values by their mean size, which a constant cost would fill. Raises InputError for a
+    task that the world lacks, or for states without physics.
     """
     if task not in env.tasks:
         raise InputError(f"task: world '{env.spec.name}' has no task '{task}'; {nearest(task, env.tasks)}")
@@ -141,8 +146,10 @@ def relabel(stored: Dataset, env: Env, task: str, chunk: int = 50_000) -> Datase
         _, seen = env.observe(steps.physics[first : rows.stop + 1].astype(np.float64))
         before, after = ({name: leaf[part] for name, leaf in seen.items()} for part in (slice(-1), slice(1, None)))
         reward[rows] = env.tasks[task](before, steps.action[rows], after)
-    # Behind the last row of an episode, which begins no transition, comes a row of another one.
     begins = np.isin(np.arange(len(reward)), stored.starts)
+    if reward[begins].max() <= 0:
+        reward -= reward[begins].min()
+    # Behind the last row of an episode, which begins no transition, comes a row of another one.
     return stored.replace(steps=steps.replace(reward=np.where(begins, reward, np.float32(0.0))))
 
 

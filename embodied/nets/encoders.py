@@ -2,7 +2,7 @@
 
 `forward_map` predicts successor features or values from (state, action, latent), `actor` chooses the action,
 `flow_field` moves noise to actions, `encoder` is the backward map, the state encoder or the task encoder, `dynamics`
-says where an action leads from an encoded state. This folder alone knows of Flax.
+says where an action leads from an encoded state, `mlp` is for inputs of a few numbers. This folder alone knows of Flax.
 """
 
 from collections.abc import Callable
@@ -131,6 +131,21 @@ class _Encoder(nn.Module):
         return project(x) if self.on_sphere else x
 
 
+class _Mlp(nn.Module):
+    hidden: int
+    layers: int
+    out: int
+    members: int
+    spectral: bool
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        dense = lambda features, name: Dense(features, self.members, spectral=self.spectral, name=name)  # noqa: E731
+        for i in range(self.layers):
+            x = nn.relu(dense(self.hidden, f"hidden_{i}")(x))
+        return dense(self.out, "head")(x)
+
+
 def forward_map(hidden: int, layers: int, out: int, members: int = 2, dtype: MatmulType = "float32") -> Net:
     """(obs [B,O], z [B,D], action [B,A]) -> [K,B,out], K independent members."""
     return _net(_Forward(hidden, layers, out, members, dtype))
@@ -159,6 +174,15 @@ def encoder(
     layers = 0 is a single linear map.
     """
     return _net(_Encoder(hidden, layers, out, on_sphere, members, dtype))
+
+
+def mlp(hidden: int, layers: int, out: int, members: int = 0, spectral: bool = False) -> Net:
+    """(x [B,I]) -> [B,out], or [K,B,out] with members, whose input may be [K,B,I]; ReLU between linear layers.
+
+    No layer is normalised: of an input of two or three numbers that would forget the size. A `spectral` net is
+    1-Lipschitz: outputs lie no further apart than inputs. layers = 0 is a single linear map.
+    """
+    return _net(_Mlp(hidden, layers, out, members, spectral))
 
 
 def count(params: PyTree) -> int:

@@ -93,7 +93,7 @@ def curve(run: Path) -> dict[str, Any]:
     seconds, points = 0.0, []
     for row in read_metrics(run):
         seconds += row["time/seconds"]
-        returns = {name.split("/")[1]: value for name, value in row.items() if name.startswith("eval/")}
+        returns = {name.split("/")[1]: value for name, value in row.items() if name.endswith("/return")}
         if returns:
             points.append((row["step"], seconds, returns))
     steps, spent, returns = zip(*points, strict=True)

@@ -13,7 +13,7 @@ from embodied.data.store import METADATA
 from embodied.ranges import check_ranges
 from embodied.types import InputError, nearest
 from experiments.bench.cells import complete, done
-from experiments.bench.suites import METHODS, SUITES, TOPLINE, Budget
+from experiments.bench.suites import CLONE, METHODS, SUITES, TOPLINE, Budget
 from experiments.presets import PRESETS
 
 
@@ -23,13 +23,14 @@ class Comparison:
 
     suite: Literal["dmc-state", "dmc-pixels", "ogbench-state", "ogbench-pixels"] = "dmc-state"
     worlds: tuple[str, ...] = ()  # rows of the suite, or worlds that stand for their rows; default: all
-    methods: tuple[str, ...] = ()  # default: all zero-shot methods that have presets; td3 learns each task on its own
+    methods: tuple[str, ...] = ()  # default: all zero-shot ones with presets; td3 learns each task on its own, bc none
     seeds: tuple[int, ...] = (0,)
     budget: Budget = "small"  # presets with -small, or those with the papers' sizes
     updates: int | None = None  # of each cell; default: the preset's
     data: Path = Path("data")  # holds one dataset for each row, in a folder of its name
     runs: Path = Path("runs")  # where the cells live
     episodes: int = 10  # per task and seed
+    teacher: str = ""  # a run of agent "bc" that actors are held to, see `embodied train --teacher`; "" = their own
     baselines: bool = False  # also uniformly random actions, and each method under random latents
     plan: bool = False  # print the cells and what they lack, train nothing
     out: Path | None = None  # result file; default: SUITE-BUDGET.json in the folder of the runs
@@ -84,8 +85,8 @@ def cells(chosen: Comparison) -> list[Cell]:
 
 def _methods(chosen: Comparison, rows: Sequence[str]) -> Sequence[str]:
     for method in chosen.methods:
-        if method not in (*METHODS, TOPLINE):
-            raise InputError(f"bench: unknown method '{method}'; {nearest(method, (*METHODS, TOPLINE))}")
+        if method not in (*METHODS, TOPLINE, CLONE):
+            raise InputError(f"bench: unknown method '{method}'; {nearest(method, (*METHODS, TOPLINE, CLONE))}")
     preset = SUITES[chosen.suite].preset
     found = [method for method in METHODS if any(preset(row, method, chosen.budget) in PRESETS for row in rows)]
     return chosen.methods or found or METHODS

@@ -11,6 +11,7 @@ from experiments.presets import COLLECT, PRESETS
 PUBLISHED = Path(__file__).with_name("published.json")
 METHODS = ("td_jepa", "td_jepa_sym", "fb", "laplacian", "hilp", "icvf", "byol", "byol_gamma", "rldp", "onestep_fb")
 TOPLINE = "td3"  # trained once per task, with its reward
+CLONE = "bc"  # imitates the data whatever is asked
 AVERAGE = "average"
 
 Budget = Literal["small", "published"]

@@ -20,7 +20,7 @@ from experiments import results
 from experiments.bench import tables
 from experiments.bench.cells import train
 from experiments.bench.plan import Cell, Comparison, cells
-from experiments.bench.suites import SUITES
+from experiments.bench.suites import CLONE, SUITES
 from experiments.cli import ABORTED
 from experiments.evaluate import baselines, evaluate_tasks
 from experiments.models import resolve
@@ -67,7 +67,7 @@ def attempt(chosen: Comparison, planned: Sequence[Cell]) -> Outcome:
         for cell in wanted:
             name = cell.run.name
             try:
-                make(cell)
+                make(cell, "" if method == CLONE else chosen.teacher)
                 found = scored(cell, chosen)
             except Exception as error:  # whatever it was: the other cells are worth having
                 outcome.failed[name] = f"{error}" if isinstance(error, InputError) else repr(error)
@@ -84,11 +84,15 @@ def attempt(chosen: Comparison, planned: Sequence[Cell]) -> Outcome:
     return outcome
 
 
-def make(cell: Cell) -> None:
-    """Nothing; trains the cell to its end. Raises InputError where it cannot, SystemExit where somebody stopped it."""
+def make(cell: Cell, teacher: str = "") -> None:
+    """Nothing; trains the cell to its end, held to a teacher where one is named.
+
+    Raises InputError where it cannot, SystemExit where somebody stopped it.
+    """
     if lacking := cell.lacks():
         raise InputError(lacking)
     options = ["--train.seed", f"{cell.seed}", *(["--task", cell.task] if cell.task else [])]
+    options += ["--teacher", teacher] if teacher else []
     code = train(cell.preset, cell.data, cell.run, options, cell.updates)
     if code in STOPPED:
         raise SystemExit(code if code > 0 else ABORTED)

@@ -38,9 +38,9 @@ def test_value_loss_of_three_rows_by_hand():
 
 def test_distance_value_is_the_euclidean_one_and_flat_near_the_goal():
     here, goal = jnp.array([[[3.0, 4.0]], [[0.0, 0.0]]]), jnp.zeros((2, 1, 2))
-    np.testing.assert_allclose(hilp.distance_value(here, goal), [[-5.0], [-1e-3]], rtol=1e-5)
-    gradient = jax.grad(lambda h: hilp.distance_value(h, goal).sum())(here)
-    np.testing.assert_allclose(gradient, [[[-0.6, -0.8]], [[0.0, 0.0]]], rtol=1e-5)
+    np.testing.assert_allclose(hilp.distance_value(here, goal, 2.0), [[-10.0], [-2e-3]], rtol=1e-5)
+    gradient = jax.grad(lambda h: hilp.distance_value(h, goal, 2.0).sum())(here)
+    np.testing.assert_allclose(gradient, [[[-1.2, -1.6]], [[0.0, 0.0]]], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,8 @@ def test_loss_equals_a_plain_loop_over_futures(case):
     read = lambda group, obs: np.asarray(net.apply(group["features"], obs["state"]))  # noqa: E731
     here, goal = (read(state.params, obs) for obs in (made.obs, made.future))
     slow_here, slow_next, slow_goal = (read(state.target, obs) for obs in (made.obs, made.next_obs, made.future))
-    far = lambda a, b: -np.sqrt(np.maximum(np.square(a - b).sum(-1), 1e-6))  # noqa: E731
+    steps = 1 / ((1 - 0.98) * np.sqrt(8))  # discount and width of the tiny agent
+    far = lambda a, b: -steps * np.sqrt(np.maximum(np.square(a - b).sum(-1), 1e-6))  # noqa: E731
     expected = 0.0
     for i in range(7):
         going = 0.0 if i == 2 else 1.0
@@ -102,7 +103,7 @@ def test_features_of_a_corridor_keep_its_discounted_distances():
     optimizer = optax.adam(0.02)
 
     def loss(table, slow):
-        value = lambda t, a: hilp.distance_value(t[:, a], t[:, goal])  # noqa: E731
+        value = lambda t, a: hilp.distance_value(t[:, a], t[:, goal], 1.0)  # noqa: E731
         going = jnp.asarray(here != goal, jnp.float32)
         aim, advantage = losses.goal_targets(value(slow, there), value(slow, here), going, 0.9)
         return losses.expectile_loss(aim, value(table, here), advantage, 0.5)
@@ -115,5 +116,5 @@ def test_features_of_a_corridor_keep_its_discounted_distances():
 
     start = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
     learned = jax.jit(lambda t: jax.lax.fori_loop(0, 3000, step, (t, t, optimizer.init(t)))[0])(start)
-    found = np.asarray(hilp.distance_value(learned[:, here], learned[:, goal])).reshape(2, 5, 5)
+    found = np.asarray(hilp.distance_value(learned[:, here], learned[:, goal], 1.0)).reshape(2, 5, 5)
     np.testing.assert_allclose(found, np.stack([exact] * 2), atol=0.35)

@@ -14,7 +14,7 @@ from embodied.nets.encoders import count
 from embodied.types import InputError, Spec
 from tests.agents.chains import random_batch
 
-HELD = Imitation(weight=3.0)
+HELD, CHOOSING = Imitation(weight=3.0), Imitation(candidates=3)
 
 
 def published(obs, action):
@@ -35,14 +35,19 @@ def test_ogbench_model_has_the_published_sizes():
     assert sum(sizes.values()) == 6_921_020
 
 
-@pytest.mark.parametrize("module", [td_jepa, fb, byol_gamma, onestep_fb], ids=lambda module: module.__name__)
-def test_every_family_of_agents_can_be_held_to_the_data(module):
-    config = dataclasses.replace(module.Config().tiny(), imitation=HELD.tiny())
+@pytest.mark.parametrize(
+    ("module", "imitation"),
+    [*((module, HELD) for module in (td_jepa, fb, byol_gamma, onestep_fb)), (td_jepa, CHOOSING), (fb, CHOOSING)],
+    ids=lambda one: one.__name__ if hasattr(one, "__name__") else "chooses" if one.candidates else "held",
+)
+def test_every_family_of_agents_can_be_held_to_the_data(module, imitation):
+    config = dataclasses.replace(module.Config().tiny(), imitation=imitation.tiny())
     agent = module.make(config, spec := Spec(obs={"state": (5,)}, action=2))
     batch = random_batch(spec, 4)
     state = agent.init(jax.random.key(0), batch)
     after, metrics = jax.jit(agent.update)(state, batch, jax.random.key(1))
-    for group in ("actor", "flow"):
+    assert ("actor" in state.params) == (imitation is HELD)
+    for group in {"actor", "flow"} & set(state.params):
         moved = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), after.params[group], state.params[group])
         assert max(jax.tree.leaves(moved)) > 0
     assert metrics["loss/flow"] > 0
@@ -71,12 +76,12 @@ def test_teacher_stays_within_the_limits_of_actions():
     np.testing.assert_array_equal(fast, np.ones((3, 2)))
 
 
-def learned(weight, updates=600):
+def learned(weight, candidates=0, updates=600):
     """Actions without and with noise after learning from data at -0.5 and +0.5, where the value is the action."""
-    imitation = Imitation(weight, hidden=32, layers=2, steps=5, lr=3e-3)
+    imitation = Imitation(weight, candidates, hidden=32, layers=2, steps=5, lr=3e-3)
     exploring = {"noise": (0.2, 0.3), "smoothing": (0.2, 0.3), "pessimism": 0.0}
     net = nets.encoders.actor(32, 1, 1)
-    pi = actor.make(net, 1, imitation, rate=3e-3, **exploring, dtype="float32")
+    pi = actor.make(net, Spec({"state": (1,)}, 1), imitation, rate=3e-3, **exploring, dtype="float32")
     seen, z = jnp.ones((128, 1)), jnp.ones((128, 1))
     params = pi.init(jax.random.key(0), seen, z, seen)
     successors = lambda action: jnp.stack([action, action])  # noqa: E731
@@ -89,7 +94,8 @@ def learned(weight, updates=600):
 
     keys = jax.random.split(jax.random.key(1), updates)
     (params, _), _ = jax.jit(lambda carry: jax.lax.scan(update, carry, keys))((params, pi.optimizer.init(params)))
-    return pi.act(params, seen, z, None)[:, 0], pi.act(params, seen, z, jax.random.key(2))[:, 0]
+    act = lambda key: pi.act(params, seen, z, successors, key)[:, 0]  # noqa: E731
+    return act(None), act(jax.random.key(2))
 
 
 def test_actor_alone_leaves_the_data_and_a_held_one_stays_with_it():
@@ -102,6 +108,39 @@ def test_actor_alone_leaves_the_data_and_a_held_one_stays_with_it():
     assert jnp.abs(held).mean() < 0.65
     _, torn = learned(0.3)
     assert torn.mean() > held.mean() + 0.1  # the value moves it, within what the data holds
+
+
+def test_actor_that_chooses_takes_the_better_of_two_habits_and_nothing_beyond_it():
+    still, drawn = learned(0.0, candidates=8)
+    # Two to the minus eighth of the draws have no candidate at +0.5; the value alone would go to 1.
+    assert (drawn > 0.2).mean() > 0.9
+    assert (drawn < 0.8).mean() > 0.95
+    assert (still > 0.2).all()
+    np.testing.assert_allclose(still, still[0], rtol=1e-5)
+
+
+def test_actor_that_chooses_takes_the_candidate_of_largest_value():
+    """The flow leads nowhere, so that candidates are the noise, clipped; the value prefers what is near 0.3."""
+    imitation = Imitation(candidates=5, hidden=4, layers=1, steps=1, lr=0.0)
+    common = {"rate": 1e-3, "noise": (0.2, 0.3), "smoothing": (0.2, 0.3), "pessimism": 0.0, "dtype": "float32"}
+    pi = actor.make(nets.encoders.actor(4, 1, 1), Spec({"state": (1,)}, 1), imitation, **common)
+    seen = jnp.ones((6, 1))
+    params = jax.tree.map(jnp.zeros_like, pi.init(jax.random.key(0), seen, seen, seen))
+    near = lambda action: -jnp.stack([jnp.square(action - 0.3)] * 2)  # noqa: E731
+    chosen = pi.act(params, seen, seen, near, jax.random.key(1))
+    candidates = np.clip(jax.random.normal(jax.random.key(1), (5, 6, 1)), -1, 1)
+    best = np.argmin(np.abs(candidates - 0.3), 0)
+    np.testing.assert_allclose(chosen, np.take_along_axis(candidates, best[None], 0)[0], rtol=1e-6)
+    assert (set(params), pi.groups) == ({"flow"}, ())
+    after, _, metrics = pi.step(params, pi.optimizer.init({}), seen, seen, seen, near, jax.random.key(2))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), after, params))
+    assert metrics == {}
+
+
+def test_choosing_by_what_only_training_sees_is_refused():
+    config = dataclasses.replace(fb.Config().tiny(), imitation=Imitation(candidates=2))
+    with pytest.raises(InputError, match=r"imitation: candidates must be 0 in a world with privileged observations"):
+        fb.make(config, Spec({"state": (3,), "privileged": (2,)}, 1))
 
 
 def test_imitation_out_of_range_is_refused():

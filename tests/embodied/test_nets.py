@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embodied.nets.encoders import actor, count, encoder, forward_map, project
-from embodied.nets.mlp import Dense, LayerNorm, matmul_bfloat16
+from embodied.nets.encoders import actor, count, encoder, forward_map, mlp, project
+from embodied.nets.mlp import Dense, LayerNorm, matmul_bfloat16, spectral_norm
 
 
 @pytest.fixture
@@ -164,3 +164,40 @@ def test_bfloat16_networks_keep_float32_parameters_and_results(rng):
     wanted, got = jax.jit(full.apply)(params, *inputs), jax.jit(low.apply)(params, *inputs)
     assert got.dtype == jnp.float32
     assert 0 < np.linalg.norm(got - wanted) < 3e-2 * np.linalg.norm(wanted)
+
+
+def test_plain_network_is_linear_layers_with_relu_between_them(rng):
+    x = normal(rng, 5, 3)
+    net = mlp(6, 1, 2)
+    params = random_params(rng, net, x)
+    first, head = params["hidden_0"], params["head"]
+    expected = (
+        np.maximum(np.asarray(x) @ first["kernel"] + first["bias"][None], 0) @ head["kernel"] + head["bias"][None]
+    )
+    np.testing.assert_allclose(net.apply(params, x), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_plain_members_may_read_inputs_of_their_own(rng):
+    x = normal(rng, 2, 5, 3)
+    both, alone = mlp(6, 1, 2, members=2), mlp(6, 1, 2)
+    params = random_params(rng, both, x)
+    for k in range(2):
+        one = alone.apply(jax.tree.map(lambda leaf, k=k: leaf[k], params), x[k])
+        np.testing.assert_allclose(both.apply(params, x)[k], one, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 16), (16, 2), (64, 64)])
+def test_spectral_norm_is_the_largest_singular_value_and_its_gradient_the_product_of_its_vectors(rng, shape):
+    # One direction stands out: where two are equally large, so are their vectors.
+    kernel = normal(rng, *shape) + 2 * jnp.outer(normal(rng, shape[0]), normal(rng, shape[1]))
+    left, values, right = np.linalg.svd(np.asarray(kernel, np.float64))
+    value, gradient = jax.value_and_grad(lambda kernel: spectral_norm(kernel)[0, 0])(kernel)
+    assert 0.99 < value / values[0] < 1.0001
+    assert (np.asarray(gradient) * np.outer(left[:, 0], right[0])).sum() > 0.99
+
+
+def test_spectral_layers_divide_their_weights_by_their_largest_singular_value(rng):
+    x, kernel = normal(rng, 4, 3), normal(rng, 3, 3)
+    params = {"head": {"kernel": kernel, "bias": jnp.zeros(3)}}
+    expected = np.asarray(x) @ (np.asarray(kernel) / np.linalg.norm(kernel, 2))
+    np.testing.assert_allclose(mlp(8, 0, 3, spectral=True).apply(params, x), expected, rtol=1e-2)

@@ -39,7 +39,7 @@ def test_pooled_returns_keep_the_mean_of_each_seed():
 def test_curve_has_a_point_for_every_row_that_was_scored(tmp_path):
     rows = [
         {"step": 10, "time/seconds": 2.0},
-        {"step": 20, "time/seconds": 3.0, "eval/walk/return": 5.0, "health/spectrum": 1.0},
+        {"step": 20, "time/seconds": 3.0, "eval/walk/return": 5.0, "eval/walk/success": 1.0, "health/spectrum": 1.0},
         {"step": 30, "time/seconds": 4.0},
         {"step": 40, "time/seconds": 5.0, "eval/walk/return": 7.0},
     ]

@@ -18,6 +18,7 @@ def world():
         "there": Task.of("there", "x", quantities),
         "gain": Task.of("gain", "x - previous_x", quantities),
         "effort": Task.of("effort", "0 * x + component(action, 0)", quantities, action=1),
+        "away": Task.of("away", "x - 10", quantities),
     }
     return env
 
@@ -46,6 +47,12 @@ def test_rewards_are_of_the_transition_that_begins_in_a_row(world, task, first, 
     reward = relabel(stored([1, 2, 5], [9, 8, 4, 1]), world, task, chunk).steps.reward
     assert reward.dtype == np.float32
     np.testing.assert_array_equal(reward, [*first, 0, *second, 0])
+
+
+def test_costs_that_are_nowhere_positive_count_from_the_worst(world):
+    # Costs -8, -5 and -2, -6, -9, of which the worst is -9; a row that begins no transition has no reward.
+    reward = relabel(stored([1, 2, 5], [9, 8, 4, 1]), world, "away").steps.reward
+    np.testing.assert_array_equal(reward, [1, 4, 0, 7, 3, 0, 0])
 
 
 def test_unknown_tasks_and_states_without_physics_are_refused(world):
