@@ -17,6 +17,7 @@ AGENTS = {
     "onestep_fb": "agents.onestep_fb",
     "td3": "agents.td3",
     "bc": "agents.bc",
+    "multi_critic": "agents.multi_critic",
     "rnd": "agents.rnd",
 }
 

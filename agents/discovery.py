@@ -63,10 +63,8 @@ RANGES = {
     "(0, inf)": ("dual_start", "scale"),
     "(1, inf)": ("contrast",),
 }
-LOG_STD = (
-    -5.0,
-    2.0,
-)  # of a decision's change, in units of x: what seldom moves counts for much, but not for everything
+# Of a decision's change, in units of x: what seldom moves counts for much, but not for everything.
+LOG_STD = (-5.0, 2.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +102,7 @@ class Discovery(NamedTuple):
     """A skill objective. x and next_x are [B, I], skills z [B, skill], weight [B] is 1 or, for what is masked, 0."""
 
     skill: int  # width of z as the policy reads it
+    length: float  # |z|, the same for all skills
     rewards: int  # reward channels: 1, or with DUSDi one per part of x
     draw: Draw  # (key, count) -> skills of the prior [count, skill]
     init: Callable[[RandomKey, Array], Params]  # (key, x) -> all parameters
@@ -132,6 +131,11 @@ def on_sphere(v: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
 def centred_one_hot(index: Int[Array, "*b"], count: int) -> Float[Array, "*b D"]:
     """1 at the index and -1 / (count - 1) elsewhere, so that the mean of all skills is zero."""
     return (jax.nn.one_hot(index, count) * count - 1.0) / (count - 1)
+
+
+def one_hot_length(count: int) -> float:
+    """The length of a centred one-hot vector."""
+    return (count / (count - 1)) ** 0.5
 
 
 def prior(config: Config, parts: int) -> Draw:
@@ -190,7 +194,8 @@ def _movement(config: Config, width: int) -> Discovery:
         return centred_one_hot(step.argmax(-1), config.skill_dim) if config.discrete else on_sphere(step)
 
     optimizer = adam_by_group({"features": config.lr} | bound.rates)
-    return Discovery(config.skill_dim, 1, draw, init, loss, reward, optimizer, embed, toward)
+    length = one_hot_length(config.skill_dim) if config.discrete else 1.0
+    return Discovery(config.skill_dim, length, 1, draw, init, loss, reward, optimizer, embed, toward)
 
 
 def _bound(config: Config, width: int, draw: Draw) -> Bound:
@@ -319,7 +324,8 @@ def _recognition(config: Config, widths: tuple[int, ...]) -> Discovery:
         return config.scale * (own - config.disentangle * others if len(others) else own).T
 
     draw, optimizer = prior(config, parts), adam_by_group({"discriminator": config.lr})
-    return Discovery(parts * values, parts, draw, init, loss, reward, optimizer)
+    length = parts**0.5 if apart else one_hot_length(values) if config.discrete else 1.0
+    return Discovery(parts * values, length, parts, draw, init, loss, reward, optimizer)
 
 
 def recognised(logits: Float[Array, "M B K"], z: Float[Array, "M B K"]) -> Float[Array, "M B"]:

@@ -38,7 +38,7 @@ from jaxtyping import Array, Float, PyTree
 
 from agents import discovery
 from embodied.data.normalize import Inputs, observation_inputs
-from embodied.nets.encoders import Net, encoder
+from embodied.nets.encoders import Net, encoder, project
 from embodied.policy_gradient import (
     advantages,
     clipped,
@@ -52,6 +52,7 @@ from embodied.policy_gradient import (
     surrogate,
     target_moments,
     weighted,
+    with_moments,
 )
 from embodied.ranges import check_choice, check_ranges
 from embodied.types import (
@@ -166,7 +167,8 @@ class Rollout(NamedTuple):
 def make(config: Config, spec: Spec) -> Agent:
     """The agent for a world, which learns from rollouts [E, T] of its own (`Needs.channels`).
 
-    A latent is [skill, what to reach, whether to]: for goals the skill is chosen anew in every state.
+    A latent names a skill, [z, 0, 0] on the sphere, or a place, [0, x, 1] on the sphere: a place is read as x times
+    the last number, and the skill that leads there is chosen anew in every state.
     """
     see = observation_inputs(config.inputs, spec, ("state",))
     columns = columns_of(spec, config.moved)
@@ -193,7 +195,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def init(key: RandomKey, batch: Batch) -> State:
         key_actor, key_critic, key_skill = jax.random.split(key, 3)
-        x = see(rows(batch.obs))
+        x = see(batch.obs)
         inputs = jnp.concatenate([x, jnp.zeros((len(x), width))], -1)
         # Small first actions, and values that know nothing: a kind of reward that never comes keeps advantages of 0.
         mean, value = (
@@ -201,10 +203,10 @@ def make(config: Config, spec: Spec) -> Agent:
             for net, one, size in ((actor, key_actor, 0.01), (critic, key_critic, 0.0))
         )
         params = {
-            "actor": {"mean": mean, "log_std": jnp.full(spec.action, math.log(config.noise))},
+            "actor": {"mean": mean, "log_std": jnp.full(spec.action, math.log(config.noise), jnp.float32)},
             "critic": value,
             "moments": {"mean": jnp.zeros(len(kinds)), "scale": jnp.ones(len(kinds))},
-            "skill": skills.init(key_skill, see(rows(batch.obs))[:, moved]) if config.skills else {},
+            "skill": skills.init(key_skill, x[:, moved]) if config.skills else {},
         }
         states = {name: optimizer.init(params[name]) for name in ("actor", "critic")}
         states |= {"skill": skills.optimizer.init(params["skill"])} if config.skills else {}
@@ -213,7 +215,7 @@ def make(config: Config, spec: Spec) -> Agent:
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_skill, key_order = jax.random.split(key)
         worlds, decisions = batch.action.shape[:2]
-        x, next_x, z = see(rows(batch.obs)), see(rows(batch.next_obs)), rows(batch.latent)[:, :width]
+        x, next_x, z = see(rows(batch.obs)), see(rows(batch.next_obs)), named(rows(batch.latent))
         params, states, metrics = state.params, state.optimizer, {}
         reward = batch.reward
         if config.skills:
@@ -309,13 +311,12 @@ def make(config: Config, spec: Spec) -> Agent:
         return {f"cosine/{kinds[i]}_{kinds[j]}": found[i, j] for i, j in pairs}
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
-        nowhere = jnp.zeros(len(moved) + 1)
         if isinstance(prompt, Prior):
-            return jnp.concatenate([skills.draw(key, 1)[0], nowhere]) if config.skills else jnp.zeros(0)
+            skill = skills.draw(key, 1)[0] if config.skills else jnp.zeros(0)
+            return project(jnp.concatenate([skill, jnp.zeros(len(moved) + 1 if knows_directions else 0)]))
         if isinstance(prompt, Goal | Motion) and knows_directions:
-            obs = {name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()}
-            there = see(obs)[:, moved]
-            z = jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1)
+            there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
+            z = project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
             return z if isinstance(prompt, Motion) else z[0]
         names = ", ".join(kind.__name__ for kind in taken)
         raise TypeError(f"multi_critic takes {names} prompts, got {type(prompt).__name__}")
@@ -328,11 +329,15 @@ def make(config: Config, spec: Spec) -> Agent:
         # Not clipped: worlds do that, and its probability is that of the draw.
         return mean + jnp.exp(params["actor"]["log_std"])[None] * jax.random.normal(key, mean.shape), carry
 
+    def named(z: Array) -> Array:
+        return skills.length * discovery.on_sphere(z[:, :width])
+
     def skill_of(params: Params, x: Array, z: Array) -> Array:
-        skill, there, asked = z[:, :width], z[:, width:-1], z[:, -1:]
         if not knows_directions:
-            return skill
-        return jnp.where(asked > 0, skills.toward(params["skill"], x[:, moved], there), skill)
+            return named(z)
+        asked = z[:, -1:]
+        there = z[:, width:-1] / jnp.maximum(asked, 1e-6)
+        return jnp.where(asked > 1e-6, skills.toward(params["skill"], x[:, moved], there), named(z))
 
     return Agent(init, update, prompt, lambda count: (), act, taken, needs=Needs(channels=config.channels))
 
@@ -384,16 +389,3 @@ def excess(config: Config, reward: Float[Array, "E T K"]) -> Float[Array, " K"]:
     limited = jnp.isfinite(budget)
     safe = jnp.where(limited, jnp.maximum(budget, 1e-3), 1.0)
     return jnp.where(limited, -reward.mean((0, 1)) / safe - 1.0, 0.0)
-
-
-def with_moments(params: Params, mean: Float[Array, " K"], scale: Float[Array, " K"]) -> Params:
-    """The parameters of critics with new moments, and the last layer changed so that values stay what they were."""
-    critic, before = params["critic"], params["moments"]
-    ratio = before["scale"] / scale
-    kernel, bias = critic["head"]["kernel"], critic["head"]["bias"]
-    shift = (before["mean"] - mean) / scale
-    if kernel.ndim == 3:  # one critic each: [K, H, 1] and [K, 1]
-        head = {"kernel": kernel * ratio[:, None, None], "bias": bias * ratio[:, None] + shift[:, None]}
-    else:  # a shared trunk: [H, K] and [K]
-        head = {"kernel": kernel * ratio[None], "bias": bias * ratio + shift}
-    return params | {"critic": critic | {"head": critic["head"] | head}, "moments": {"mean": mean, "scale": scale}}

@@ -101,13 +101,17 @@ def evaluate(
 
 def returns(whole: Trajectory, task: Task, hold: int) -> Float[np.ndarray, " E"]:
     """The undiscounted return of each episode, host arrays; nothing is paid behind a termination."""
+    return np.where(np.repeat(_running(whole.discount), hold, 1), rewards(whole, task, hold), 0.0).sum(1)
+
+
+def rewards(whole: Trajectory, task: Task, hold: int) -> Float[np.ndarray, "E S"]:
+    """What a task pays at each control step, host arrays."""
     action = np.repeat(whole.action, hold, 1)
     before = {
         quantity: np.concatenate([whole.quantities[quantity][:, :1], leaf[:, :-1]], 1)
         for quantity, leaf in whole.path.items()
     }
-    reward = np.asarray(task(before, action, whole.path), np.float64)
-    return np.where(np.repeat(_running(whole.discount), hold, 1), reward, 0.0).sum(1)
+    return np.asarray(task(before, action, whole.path), np.float64)
 
 
 def ever(whole: Trajectory, met: Bool[Any, "E S"], hold: int) -> Bool[np.ndarray, " E"]:

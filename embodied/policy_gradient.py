@@ -114,6 +114,19 @@ def target_moments(
     return jnp.where(alive, mean, before["mean"]), jnp.where(alive, scale, before["scale"])
 
 
+def with_moments(params: Params, mean: Float[Array, " K"], scale: Float[Array, " K"]) -> Params:
+    """The parameters of critics with new moments, and the last layer changed so that values stay what they were."""
+    critic, before = params["critic"], params["moments"]
+    ratio = before["scale"] / scale
+    kernel, bias = critic["head"]["kernel"], critic["head"]["bias"]
+    shift = (before["mean"] - mean) / scale
+    if kernel.ndim == 3:  # one critic each: [K, H, 1] and [K, 1]
+        head = {"kernel": kernel * ratio[:, None, None], "bias": bias * ratio[:, None] + shift[:, None]}
+    else:  # a shared trunk: [H, K] and [K]
+        head = {"kernel": kernel * ratio[None], "bias": bias * ratio + shift}
+    return params | {"critic": critic | {"head": critic["head"] | head}, "moments": {"mean": mean, "scale": scale}}
+
+
 def rows(tree: PyTree) -> PyTree:
     """[E, T, ...] -> [E T, ...]."""
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:]), tree)

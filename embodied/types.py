@@ -128,6 +128,7 @@ class EnvSpec:
     physics: int  # length of the physics vector
     jittable: bool  # reset and step may be traced
     lengths: tuple[int, ...] = ()  # of physics vectors that `Env.complete` takes; () = `physics` alone
+    parts: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # of the state: columns [a, b)
 
     @property
     def decisions(self) -> int:

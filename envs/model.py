@@ -259,8 +259,9 @@ class WorldModel:
 
     def spec(self, jittable: bool) -> EnvSpec:
         """What is fixed about this world."""
-        size = sum(w * term.history.length for term, w in zip(self.observation, self.widths, strict=True))
-        obs = {"state": (size,)}
+        sizes = [width * term.history.length for term, width in zip(self.observation, self.widths, strict=True)]
+        ends = np.cumsum(sizes).tolist()
+        obs = {"state": (sum(sizes),)}
         if self.privileged:
             obs["privileged"] = (sum(len(where) for where in self._privileged_columns),)
         return EnvSpec(
@@ -274,6 +275,7 @@ class WorldModel:
             physics=self.dynamics.stop,
             jittable=jittable,
             lengths=self.lengths,
+            parts={term.name: (end - size, end) for term, size, end in zip(self.observation, sizes, ends, strict=True)},
         )
 
     def tasks(self) -> dict[str, Task]:

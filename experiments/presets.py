@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Generic, TypeVar
 
-from agents import bc, byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
+from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, multi_critic, onestep_fb, rldp, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
 from embodied.sight import Image
 from embodied.train import TrainConfig
@@ -11,22 +11,7 @@ from embodied.types import InputError
 from envs.randomise import LEVELS
 from experiments import ogbench_agents
 
-AgentConfig = TypeVar(
-    "AgentConfig",
-    td_jepa.Config,
-    fb.Config,
-    laplacian.Config,
-    hilp.Config,
-    icvf.Config,
-    byol.Config,
-    byol_gamma.Config,
-    rldp.Config,
-    onestep_fb.Config,
-    td3.Config,
-    bc.Config,
-)
-
-
+AgentConfig = TypeVar("AgentConfig")  # the Config of one of the agents
 EXPLORERS = ("noise", "rnd", "goals", "play", "noisy")
 COLLECT_RANGES = {
     "[0, inf)": ("pixels",),
@@ -81,6 +66,11 @@ class Experiment(Generic[AgentConfig]):
     def __post_init__(self) -> None:
         check_choice("train", "randomise", self.randomise, tuple(LEVELS))
         check_ranges("train", self, EXPERIMENT_RANGES)
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether it learns from rollouts of its latest parameters alone (`online`), and no stored data."""
+        return isinstance(self.agent, multi_critic.Config)
 
 
 @dataclasses.dataclass(frozen=True)

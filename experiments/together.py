@@ -18,7 +18,12 @@ from experiments.train import agent_name, claim, evaluation, prepare, save_polic
 
 
 def run(
-    experiment: Experiment, seeds: Sequence[int], sweep: Sequence[str], data: Path, out: Path, quiet: bool = False
+    experiment: Experiment,
+    seeds: Sequence[int],
+    sweep: Sequence[str],
+    data: Path | None,
+    out: Path,
+    quiet: bool = False,
 ) -> list[Path]:
     """The policy folders of the finished runs, each in a run directory of its own below `out`; the same call resumes.
 
@@ -99,7 +104,7 @@ def _swept(config: Any, text: str) -> tuple[str, list[float]]:
     return field, values
 
 
-def _claim(out: Path, experiments: Mapping[str, Experiment], data: Path) -> None:
+def _claim(out: Path, experiments: Mapping[str, Experiment], data: Path | None) -> None:
     """Marks `out` as the place of these runs. Raises InputError where it holds others, or a single run."""
     path, names = out / "cells.json", list(experiments)
     if (out / "experiment.json").exists():

@@ -1,4 +1,4 @@
-"""`embodied train`: a preset meets a dataset; leaves checkpoints, logs and a policy folder."""
+"""`embodied train`: a preset meets a dataset, or its world alone; leaves checkpoints, logs and a policy folder."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
 from embodied.train import Hook, train
 from embodied.types import Env, InputError, Run, Spec, nearest
-from experiments import results
+from experiments import onpolicy, results
 from experiments.collect import load_data, make_env, world_options
 from experiments.evaluate import evaluate_tasks, task_features
 from experiments.online import make_source
@@ -39,18 +39,22 @@ class Prepared(NamedTuple):
     spec: Spec
 
 
-def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> Path:
+def run(experiment: Experiment, data: Path | None, out: Path, quiet: bool = False) -> Path:
     """The policy folder of the finished run; the same call resumes an interrupted one.
 
-    Every process of a job makes the same call, on one shared file system.
+    Every process of a job makes the same call, on one shared file system. Agents that learn from rollouts of their own
+    alone take no data.
 
-    Raises InputError for data of another world, or an `out` that holds another experiment.
+    Raises InputError for data of another world, or none, and for an `out` that holds another experiment.
     """
     experiment = taught(experiment)
     prepared = prepare(experiment, data)
     made = agents.module(agent_name(experiment)).make(experiment.agent, prepared.spec)
     agent = begun_with(made, flow_of(experiment, prepared.spec))
-    source = make_source(experiment, agent, prepared.spec, prepared.env, prepared.stored, prepared.episodes)
+    if experiment.on_policy:
+        source = onpolicy.make_source(experiment, agent, prepared.spec, prepared.env)
+    else:
+        source = make_source(experiment, agent, prepared.spec, prepared.env, prepared.stored, prepared.episodes)
     if parallel.is_first():
         claim(out, experiment, data)
     parallel.wait("the run directory is claimed")
@@ -69,9 +73,19 @@ def run(experiment: Experiment, data: Path, out: Path, quiet: bool = False) -> P
     return out / "policy"
 
 
-def prepare(experiment: Experiment, data: Path) -> Prepared:
-    """World, data and shapes of an experiment. Raises InputError for data of another world, or that lack something."""
+def prepare(experiment: Experiment, data: Path | None) -> Prepared:
+    """World, data and shapes of an experiment; without data, random actions tell what observations are like.
+
+    Raises InputError for data of another world, or that lack something, and where data are not asked for or missing.
+    """
+    name = agent_name(experiment)
+    if experiment.on_policy and data is not None:
+        raise InputError(f"data: agent '{name}' learns from rollouts of its own alone; leave {data} out")
     env = make_env(experiment.world, experiment.hold, experiment.randomise, pixels=experiment.pixels)
+    if experiment.on_policy:
+        return _described(env, [], onpolicy.random_actions(experiment, env))
+    if data is None:
+        raise InputError(f"data: agent '{name}' learns from stored data; make some with `embodied collect`")
     episodes, metadata = load_data(data, experiment.world, experiment.pixels)
     hold = metadata.get("options", {}).get("hold")
     if hold != env.spec.hold:
@@ -89,8 +103,13 @@ def prepare(experiment: Experiment, data: Path) -> Prepared:
         stored = add_privileged(stored, env)
     if experiment.task:
         stored = relabel(stored, env, experiment.task)
+    return _described(env, episodes, stored)
+
+
+def _described(env: Env, episodes: list[dict[str, np.ndarray]], stored: Dataset) -> Prepared:
     mean, std = normalize.statistics(stored.steps.obs)
-    return Prepared(env, episodes, stored, Spec(obs=env.spec.obs, action=env.spec.action, mean=mean, std=std))
+    shapes = {"obs": env.spec.obs, "action": env.spec.action, "parts": env.spec.parts}
+    return Prepared(env, episodes, stored, Spec(**shapes, mean=mean, std=std))
 
 
 def policy_of(experiment: Experiment, prepared: Prepared, run: Run) -> Policy:
@@ -156,6 +175,10 @@ def relabel(stored: Dataset, env: Env, task: str, chunk: int = 50_000) -> Datase
 def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
     """States for reward prompts: rows behind a transition of the stored data, or of the ring where there is one."""
     generator = np.random.Generator(np.random.PCG64(experiment.train.seed))
+    if isinstance(run.source, onpolicy.State):
+        obs, physics = onpolicy.visited(run.source)
+        index = generator.permutation(len(physics))[: experiment.buffer]
+        return Buffer({name: leaf[index] for name, leaf in obs.items()}, physics[index])
     if experiment.online.worlds:
         ring = run.source.ring
         rows = experiment.online.decisions + 1
@@ -195,7 +218,7 @@ def evaluation(experiment: Experiment, prepared: Prepared, out: Path) -> Hook:
     return hook
 
 
-def claim(out: Path, experiment: Experiment, data: Path, checkpoints: Path | None = None) -> None:
+def claim(out: Path, experiment: Experiment, data: Path | None, checkpoints: Path | None = None) -> None:
     """Writes experiment.json; raises InputError where `out` holds checkpoints of another experiment or of other data.
 
     `checkpoints` is their folder where the run shares them with others. The commit that began a run stays; commits that
@@ -203,7 +226,8 @@ def claim(out: Path, experiment: Experiment, data: Path, checkpoints: Path | Non
     """
     made = {"commit": results.commit(), "hardware": results.hardware(), "versions": results.versions()}
     content = {"experiment": dataclasses.asdict(experiment), "agent": agent_name(experiment)}
-    content |= {"data": str(data), "data_sha256": store.state_digest(data), "made": made}
+    digest = {"data": str(data), "data_sha256": store.state_digest(data)} if data else {}
+    content |= digest | {"made": made}
     content = json.loads(json.dumps(content))
     path = out / "experiment.json"
     if path.exists() and any((checkpoints or out / "checkpoints").glob("*")):
@@ -242,7 +266,7 @@ def _same(experiment: Experiment, before: dict[str, Any], now: dict[str, Any], o
         if theirs[field] != ours.get(field):
             difference = f"{field} was {theirs[field]}, is {ours.get(field)}"
             raise InputError(f"out: {out} holds another experiment ({difference}); choose another directory")
-    if before.get("data_sha256") != now["data_sha256"]:
+    if before.get("data_sha256") != now.get("data_sha256"):
         raise InputError(f"out: {out} was trained on other data ({before.get('data')}); choose another directory")
 
 

@@ -1,4 +1,4 @@
-"""`embodied train PRESET --data DIR --out DIR [--agent.FIELD VALUE] [--train.FIELD VALUE] [--seeds 0 1 ...]`."""
+"""`embodied train PRESET [--data DIR] --out DIR [--agent.FIELD VALUE] [--train.FIELD VALUE] [--seeds 0 1 ...]`."""
 
 import sys
 from pathlib import Path
@@ -22,18 +22,18 @@ def main(arguments: list[str]) -> None:
     def command(
         preset: Annotated[kind, tyro.conf.arg(name="")] = default,  # type: ignore[valid-type]
         *,
-        data: Path,
         out: Path,
+        data: Path | None = None,
         seeds: tuple[int, ...] = (),
         sweep: tuple[str, ...] = (),
         distributed: bool = False,
-    ) -> tuple[Experiment, Path, Path, tuple[int, ...], tuple[str, ...], bool]:
+    ) -> tuple[Experiment, Path | None, Path, tuple[int, ...], tuple[str, ...], bool]:
         """Training, or its continuation where `out` holds an interrupted run of the same experiment.
 
         Args:
             preset: agent, world and budget
-            data: dataset directory
             out: run directory
+            data: dataset directory; none for agents that learn from rollouts of their own alone
             seeds: several in one program, each a run directory below `out`
             sweep: numbers of the agent in one program, agent.FIELD=VALUE,VALUE,...; each value with each seed
             distributed: this process is one of a job that trains together

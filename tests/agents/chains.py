@@ -11,12 +11,14 @@ import pytest
 
 import agents
 from embodied.train import make_chunk
-from embodied.types import Agent, Batch, Chain, Run, Source, Spec
+from embodied.types import Agent, Batch, Chain, Prior, Run, Source, Spec
 
 # Agents by name, for tests that take long: those whose state, actor and answers are another one's, in all but the loss
 # of their features, are tried by `make test-slow`.
 ALIKE = {"laplacian": "hilp", "icvf": "hilp", "byol": "hilp", "byol_gamma": "hilp", "rldp": "fb"}
-AGENTS = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in agents.AGENTS]
+AGENTS: list[Any] = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in agents.AGENTS]
+# Those that learn from stored transitions, and not from rollouts of their own.
+OFF_POLICY = [name for name in AGENTS if name != "multi_critic"]
 
 # Programs that run a few times: compiling them without optimisation takes half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -68,6 +70,21 @@ def with_what_follows(batch: Batch, spec: Spec, rng: np.random.Generator, length
     after = {name: leaf.at[:, 0].set(batch.next_obs[name]) for name, leaf in after.items()}
     inside = jnp.ones((rows, length)).at[::2, 1:].set(0.0)
     return batch.replace(future=future, chain=Chain(action, after, inside))
+
+
+def for_agent(batch: Batch, agent: Agent, spec: Spec) -> Batch:
+    """The batch as the agent learns from it: for one that learns from rollouts, four of them, made of its rows."""
+    channels = agent.needs.channels
+    if channels is None:
+        return batch
+    as_rollouts = lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:])  # noqa: E731
+    rolled = jax.tree.map(as_rollouts, batch.replace(future=None, chain=None))
+    state = jax.eval_shape(agent.init, jax.random.key(0), spec.example())
+    (width,) = jax.eval_shape(agent.prompt, state.params, Prior(), jax.random.key(0)).shape
+    latent = np.random.default_rng(8).normal(size=(4, 1, width)) * np.ones((1, rolled.reward.shape[1], 1))
+    reward = rolled.reward[..., None] * jnp.arange(1.0, len(channels) + 1)[None, None]
+    last = (rolled.discount == 0).at[:, -1].set(True)
+    return rolled.replace(reward=reward, latent=jnp.asarray(latent, jnp.float32), last=last)
 
 
 class Table(NamedTuple):

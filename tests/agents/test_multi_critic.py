@@ -10,6 +10,7 @@ import pytest
 
 from agents import multi_critic
 from agents.multi_critic import Config
+from embodied.policy_gradient import with_moments
 from embodied.types import Batch, Goal, InputError, Prior, Reward, Spec
 from tests.agents.chains import quick_jit
 
@@ -28,7 +29,7 @@ def rollout(agent, reward, seed=0, key=None):
     """A rollout of the first policy with these rewards [E, T, C], and the state that it was made with."""
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=(E, T, *shape)), jnp.float32)  # noqa: E731
-    state = agent.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[:, None], SPEC.example()))
+    state = agent.init(jax.random.key(0), SPEC.example())
     z = jnp.stack([agent.prompt(state.params, Prior(), jax.random.key(i)) for i in range(E)])
     obs = draw(5)
     action = draw(2)
@@ -175,7 +176,7 @@ def test_changed_moments_leave_values_as_they_were():
             out = out[..., 0].T if out.ndim == 3 else out
             return params["moments"]["mean"][None] + params["moments"]["scale"][None] * out
 
-        moved = multi_critic.with_moments(params, jnp.array([0.0, 5.0]), jnp.array([10.0, 2.0]))
+        moved = with_moments(params, jnp.array([0.0, 5.0]), jnp.array([10.0, 2.0]))
         np.testing.assert_allclose(values(moved), values(params), rtol=1e-4, atol=1e-5)
 
 

@@ -15,7 +15,7 @@ import embodied.policy
 from embodied.actor import Imitation
 from embodied.export.onnx_graph import to_onnx
 from embodied.export.stablehlo import from_stablehlo, to_stablehlo
-from embodied.types import Goal, InputError, Spec
+from embodied.types import Goal, InputError, Prior, Spec
 from experiments.models import MODELS
 
 STATES = np.random.default_rng(1).normal(size=(1000, 24)).astype(np.float32)
@@ -46,7 +46,8 @@ def tiny(name, **choices):
         return jnp.asarray(rng.uniform(0.2, 0.8, leaf.shape), jnp.float32)
 
     shapes = jax.eval_shape(agent.init, jax.random.key(0), SPEC.example()).params
-    return agent, jax.tree_util.tree_map_with_path(value, shapes), getattr(config, "z_dim", 0)
+    (width,) = jax.eval_shape(agent.prompt, shapes, Prior(), jax.random.key(0)).shape
+    return agent, jax.tree_util.tree_map_with_path(value, shapes), width
 
 
 def acting(agent, params):
@@ -88,7 +89,8 @@ def test_exported_agent_acts_as_the_agent_does(name, inputs):
     assert wanted.std() > 0.1
     difference, operators = worst(exported(name, inputs=inputs), wanted, STATES, latents(dim))
     assert difference <= 1e-5, f"{difference} with {len(operators)} nodes"
-    assert len(operators) <= 45, f"{len(operators)} nodes: {operators}"
+    # One that goes to places asks its features, of here and of there, for the skill that leads there.
+    assert len(operators) <= (55 if name == "multi_critic" else 45), f"{len(operators)} nodes: {operators}"
 
 
 @pytest.mark.parametrize("name", ["td_jepa", "fb", "onestep_fb", "byol", "td3"])

@@ -57,7 +57,7 @@ def test_every_agent_is_exported_and_verified(name, env, tmp_path):
     scores = loaded.manifest["evaluation"]["prompts"]
     assert all(one["low"] <= one["iqm"] <= one["high"] for one in scores.values())
     golden = loaded.arrays(bundle.GOLDEN)
-    inputs = [golden[name][:1] for name in (("obs", "z") if promptable else ("obs",))]
+    inputs = [golden[name][:1] for name in ("obs", "z") if golden[name].shape[1]]
     action = from_stablehlo(loaded.content["policy.stablehlo"])(*inputs)[0]
     np.testing.assert_allclose(action, golden["action"][:1], atol=1e-5)
     assert deploy(["run", str(tmp_path / "bundle"), "--seconds", "2"]) == 0

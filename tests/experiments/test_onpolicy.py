@@ -1,0 +1,145 @@
+"""Training from rollouts of one's own: what the rollouts hold, how they go on, what resumes, what is refused."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import envs
+from agents import multi_critic
+from embodied.policy import load
+from embodied.train import TrainConfig
+from embodied.types import Goal, InputError, Prior, Spec
+from experiments import onpolicy, train
+from experiments.cli import main
+from experiments.presets import PRESETS, Experiment, Online
+
+WORLDS, DECISIONS = 4, 50
+CONFIG = dataclasses.replace(multi_critic.Config(("reach_top_left", "loop"), moved=("position",)).tiny(), epochs=1)
+EXPERIMENT = Experiment(
+    "point_maze",
+    CONFIG,
+    TrainConfig(3, WORLDS * DECISIONS, 1, checkpoint_seconds=0.0, keep_checkpoints=3),
+    online=Online(WORLDS, DECISIONS),
+    buffer=30,
+)
+
+
+@pytest.fixture(scope="module")
+def env():
+    return envs.make("point_maze", threads=1)
+
+
+@pytest.fixture(scope="module")
+def rollouts(env):
+    """The source after each of three refills with the first parameters: episodes have 100 decisions."""
+    spec = Spec(env.spec.obs, env.spec.action, {"state": (0.0,) * 4}, {"state": (0.1,) * 4}, env.spec.parts)
+    agent = multi_critic.make(CONFIG, spec)
+    source = onpolicy.make_source(EXPERIMENT, agent, spec, env)
+    params = jax.jit(agent.init)(jax.random.key(0), spec.example()).params
+    state, states = source.init(jax.random.key(1)), []
+    for i in range(3):
+        state = source.refill(state, params, i, jax.random.key(i))
+        states.append(state)
+    return states
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    train.run(EXPERIMENT, None, out, quiet=True)
+    return out
+
+
+def test_rollouts_go_on_until_their_episode_ends_and_keep_its_latent(rollouts):
+    first, second, third = rollouts
+    same = np.testing.assert_array_equal
+    same(first.physics[:, -1], second.physics[:, 0])
+    same(first.batch.next_obs["state"][:, -1], second.batch.obs["state"][:, 0])
+    same(first.latent, second.latent)
+    assert [int(one.decision) for one in (first, second, third)] == [50, 0, 50]
+    assert (third.latent != second.latent).any()
+    assert (third.physics[:, 0] != second.physics[:, -1]).any()
+    assert len({tuple(z) for z in np.asarray(third.latent).tolist()}) == WORLDS
+
+
+def test_batch_holds_what_was_seen_done_and_paid(env, rollouts):
+    first = rollouts[0]
+    batch = first.batch
+    seen = env.observe(first.physics[0])[0]["state"]
+    np.testing.assert_allclose(seen[:-1], batch.obs["state"][0], atol=1e-6)
+    np.testing.assert_allclose(seen[1:], batch.next_obs["state"][0], atol=1e-6)
+    assert batch.reward.shape == (WORLDS, DECISIONS, 2)
+    # What a decision is paid: the mean over the control steps that its action is held.
+    ts, paid = env.reset_to(first.physics[:, 0]), []
+    for t in range(3):
+        path = env.step(ts, batch.action[:, t]).path
+        paid.append(np.asarray(env.tasks["reach_top_left"](path, None, path)).mean(1))
+        ts = env.step(ts, batch.action[:, t])
+    np.testing.assert_allclose(np.stack(paid, 1), batch.reward[:, :3, 0], atol=1e-5)
+    assert not batch.last[:, :-1].any()
+    assert batch.last[:, -1].all()
+    assert (np.asarray(batch.discount) == 1).all()
+
+
+def test_actions_are_draws_of_the_policy_that_is_told_the_latent(rollouts):
+    first = rollouts[0]
+    assert first.batch.latent.shape == (WORLDS, DECISIONS, 2 + 2 + 1)
+    assert np.abs(first.batch.action).max() > 1  # worlds clip them, gradients need the draw
+
+
+def test_run_of_rollouts_resumes_bit_for_bit(run, tmp_path):
+    """An interrupted run ends as one that was not, although worlds were in the middle of an episode."""
+    shorter = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, updates=1))
+    train.run(shorter, None, tmp_path, quiet=True)
+    train.run(EXPERIMENT, None, tmp_path, quiet=True)
+    one, other = (load(folder) for folder in (run, tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    np.testing.assert_array_equal(one.buffer.physics, other.buffer.physics)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert all(np.isfinite(row["reward/skill"]) for row in rows)
+
+
+def test_policy_of_the_run_takes_goals_and_skills(env, run):
+    policy = load(run)
+    assert policy.spec.parts == {"position": (0, 2), "velocity": (2, 4)}
+    for prompt in (Prior(), Goal({"state": jnp.zeros(4)})):
+        here, z = {"state": jnp.zeros((3, 4))}, jnp.asarray(policy.prompt(prompt).z)
+        action, _ = policy.agent.act(policy.params, here, z, (), None)
+        assert action.shape == (3, 2)
+    assert len(policy.buffer.physics) == 30
+    np.testing.assert_allclose(env.observe(policy.buffer.physics)[0]["state"], policy.buffer.obs["state"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"online": Online(0, 50)}, "online.worlds: must be at least 1 .* got 0"),
+        ({"online": Online(4, 30)}, "online.decisions: must divide the 100 decisions of an episode, got 30"),
+        ({"train": TrainConfig(3, 64, 1)}, "train.batch_size: must be worlds x decisions of a rollout, 200, .* got 64"),
+        ({"train": TrainConfig(4, 200, 2)}, "train.chunk: must be 1, .* got 2"),
+        ({"agent": dataclasses.replace(CONFIG, channels=("reach_top_lef", "loop"))}, "did you mean 'reach_top_left'"),
+        ({"agent": dataclasses.replace(CONFIG, moved=("positon",))}, "no part 'positon'; did you mean 'position'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_naming_the_field(changes, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        train.run(dataclasses.replace(EXPERIMENT, **changes), None, tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_are_asked_for_where_an_agent_learns_from_them_and_refused_where_not(tmp_path):
+    with pytest.raises(InputError, match="data: agent 'multi_critic' learns from rollouts of its own alone; leave"):
+        train.run(EXPERIMENT, tmp_path, tmp_path / "out", quiet=True)
+    with pytest.raises(InputError, match="data: agent 'td_jepa' learns from stored data; make some with"):
+        train.run(PRESETS["point_maze-td_jepa-small"], None, tmp_path / "out", quiet=True)
+
+
+def test_command_line_says_that_data_are_missing(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "point_maze-fb-small", "--out", str(tmp_path / "out")])
+    assert "data: agent 'fb' learns from stored data" in capsys.readouterr().err
