@@ -34,7 +34,7 @@ class Checkpointer:
                 f"checkpoint: {self.directory} has {free / 2**20:.0f} MiB free, a checkpoint needs "
                 f"{need / 2**20:.0f} MiB; free some space, the previous checkpoint is intact"
             )
-        self._manager.save(step, args=ocp.args.StandardSave(run))
+        self._manager.save(step, args=ocp.args.StandardSave(_without_empty(run)))
 
     def restore(self, like: Run) -> Run:
         """The latest complete checkpoint with the structure of `like`, or `like` itself where there is none.
@@ -45,14 +45,16 @@ class Checkpointer:
         if step is None:
             return like
         stored = self._manager.item_metadata(step)
-        difference = _difference(like, getattr(stored, "tree", stored))
+        filled = _without_empty(like)
+        difference = _difference(filled, getattr(stored, "tree", stored))
         if difference:
             raise InputError(
                 f"checkpoint: {self.directory / str(step)} does not fit this configuration: {difference}; "
                 "use the configuration it was made with, or another directory"
             )
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, filled)
+        restored = iter(jax.tree.leaves(self._manager.restore(step, args=ocp.args.StandardRestore(abstract))))
+        return jax.tree.map(lambda leaf: next(restored) if leaf.size else leaf, like)
 
     def close(self) -> None:
         """Nothing; waits until the last checkpoint is complete and raises what went wrong with it."""
@@ -60,7 +62,12 @@ class Checkpointer:
         self._manager.close()
 
 
-def _difference(like: Run, stored: Any) -> str:
+def _without_empty(run: Run) -> Any:
+    """The run with nothing in place of arrays without elements, which Orbax refuses."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else (), run)
+
+
+def _difference(like: Any, stored: Any) -> str:
     """The first few leaves whose presence or shape differs, or an empty string."""
     ours = {_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(like)}
     theirs = {

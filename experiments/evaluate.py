@@ -15,6 +15,7 @@ from embodied.policy import Policy
 from embodied.promptfile import Request, infer
 from embodied.rollout import Trajectory, scored_behaviour
 from embodied.types import Env, Goal, InputError, Prior, Reward, obs_type
+from experiments import skills
 
 DRAWS = 10  # latents of the random baseline
 
@@ -128,7 +129,14 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
     beside = "beside it the % that were solved, with the Wilson interval" if env.trials else ""
     most = beside or f"maximum {env.spec.episode_length}"
     print(f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; {most}")
-    body = {column: {name: one.summary() for name, one in scores.items()} for column, scores in columns.items()}
+    body: dict[str, Any] = {
+        column: {name: one.summary() for name, one in scores.items()} for column, scores in columns.items()
+    }
+    if skills.is_skilled(policy):
+        played = skills.play(policy, env)
+        body["skills"] = skills.measures(played)
+        print(f"\n{len(played.latents)} skills from each of {played.places.shape[1]} starts:")
+        print("\n".join(f"{name:<24}{value:10.3f}" for name, value in body["skills"].items()))
     if out:
         write(out, body)
     return body

@@ -35,7 +35,18 @@ GRID = (0.0, 0.0, 0.0, 0.1)
 WIDTH = 7.4  # inches; 100 pixels of a page each
 SCALE = 2  # pixels of the image per pixel of the page
 POINTS = 160  # drawn per path: more cannot be seen
-PREFIXES = ("eval", "loss", "actor", "critic", "health", "grad", "speed")  # order of the learning curves
+PREFIXES = (
+    "eval",
+    "skill",
+    "reward",
+    "cosine",
+    "loss",
+    "actor",
+    "critic",
+    "health",
+    "grad",
+    "speed",
+)  # order of the learning curves
 
 
 @no_type_check
@@ -74,7 +85,7 @@ def learning_curves(rows: Sequence[Mapping[str, int | float]]) -> Figure:
         steps, values = np.array([(row["step"], row[name]) for row in rows if name in row], np.float64).T
         axes.plot(steps, values, color=BLUE, linewidth=1.3, marker="o" if len(steps) < 3 else "", markersize=3)
         axes.set_title(name, loc="left", fontsize=9, color=INK)
-        _style(axes, grid="y")
+        style(axes, grid="y")
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlim(0, steps[-1] * 1.02)
@@ -199,7 +210,7 @@ def spectrum(named_features: Mapping[str, Float[np.ndarray, "N D"]]) -> Figure:
     axes.set_ylim(bottom=min(1e-4, axes.get_ylim()[0]))
     axes.set_xlabel("rank of the eigenvalue", fontsize=9, color=MUTED)
     axes.set_ylabel("relative to the largest", fontsize=9, color=MUTED)
-    _style(axes, grid="y")
+    style(axes, grid="y")
     _legend(figure)
     return figure
 
@@ -235,7 +246,7 @@ def task_bars(columns: Mapping[str, Mapping[str, Mapping[str, int | float]]]) ->
     axes.set_yticks(range(len(tasks)), tasks)
     axes.set_ylim(len(tasks) - 0.5, -0.5)
     axes.set_xlabel("return per episode", fontsize=9, color=MUTED)
-    _style(axes, grid="x")
+    style(axes, grid="x")
     axes.tick_params(axis="y", labelsize=9, labelcolor=INK)
     axes.spines["left"].set_visible(False)
     _legend(figure)
@@ -251,7 +262,8 @@ def _legend(figure: Figure) -> None:
     figure.legend(loc="outside upper left", ncols=4, frameon=False, fontsize=8.5, labelcolor=INK, handlelength=1.2)
 
 
-def _style(axes: Axes, grid: Literal["x", "y"]) -> None:
+def style(axes: Axes, grid: Literal["x", "y"]) -> None:
+    """Nothing; the looks that all panels share."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(RULE)
     axes.tick_params(labelsize=8, labelcolor=MUTED, color=RULE, length=0 if grid == "x" else 2.5)

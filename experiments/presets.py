@@ -9,7 +9,7 @@ from embodied.sight import Image
 from embodied.train import TrainConfig
 from embodied.types import InputError
 from envs.randomise import LEVELS
-from experiments import ogbench_agents
+from experiments import ogbench_agents, skill_agents
 
 AgentConfig = TypeVar("AgentConfig")  # the Config of one of the agents
 EXPLORERS = ("noise", "rnd", "goals", "play", "noisy")
@@ -268,6 +268,11 @@ for _world, _task in ogbench_agents.WORLDS.items():
             if _name not in ("td3", "bc"):
                 _config = ogbench_agents.seeing(_config, _image)
                 PRESETS[f"{_world}-{_name}-pixels{_size}"] = dataclasses.replace(_preset, agent=_config, **_seen)
+for _world, (_config, _worlds, _decisions, _updates) in skill_agents.WORLDS.items():
+    _budget = TrainConfig(_updates, _worlds * _decisions, chunk=1)
+    PRESETS[f"{_world}-multi_critic-small"] = Experiment(
+        _world, _config, _budget, online=Online(_worlds, _decisions), evaluate_every=0
+    )
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),

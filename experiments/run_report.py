@@ -12,9 +12,10 @@ from embodied.policy import Policy
 from embodied.rollout import Trajectory
 from embodied.types import Env, InputError, Reward
 from envs.render import NO_RENDERER
-from experiments import figures, report, video
+from experiments import figures, report, skill_report, video
 from experiments.evaluate import act_tasks, baselines, task_features
 from experiments.report import Block, Facts, Figure, Section, Video
+from experiments.skills import is_skilled
 from experiments.train import read_experiment
 
 ZERO_SHOT = (
@@ -22,6 +23,7 @@ ZERO_SHOT = (
     "the policy then acts without further training."
 )
 ONE_TASK = "The policy was trained for one task; the others show what it does there all the same."
+ONE_SKILL = "One skill, drawn from the prior, is scored on every task: skills know none of them."
 SHOWN_SECONDS = 10  # of each film
 PATHS = 8  # episodes drawn on a map
 
@@ -43,7 +45,8 @@ def write(
     scores, trajectories = act_tasks(policy, env, episodes)
     columns = {policy.agent_name: _summaries(scores)}
     columns |= above | {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
-    how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_TASK
+    skilled = is_skilled(policy)
+    how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_SKILL if skilled else ONE_TASK
     intervals = f"Interquartile mean of {episodes} episodes with a 95 % bootstrap interval, one trained seed."
     speeds = f"{np.median(speed):,.0f}"
     facts = Facts(
@@ -54,7 +57,9 @@ def write(
     chunks = "Each point is the mean over one chunk of updates."
     sections = [
         Section("Tasks", blocks),
-        motion(env, scores, trajectories, out.parent),
+        skill_report.section(policy, env, metrics, out.parent)
+        if skilled
+        else motion(env, scores, trajectories, out.parent),
         Section("Learning curves", [Figure(figures.png(curves), chunks)]),
     ]
     features = task_features(policy)

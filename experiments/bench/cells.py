@@ -20,12 +20,13 @@ def complete(run: Path, updates: int) -> bool:
     return (run / "policy" / "config.json").exists() and done(run) >= updates
 
 
-def train(preset: str, data: Path, run: Path, options: list[str], updates: int) -> int:
+def train(preset: str, data: Path | None, run: Path, options: list[str], updates: int) -> int:
     """The exit code of `embodied train` in a process of its own; 0 without one where the run is complete."""
     assert preset in PRESETS
     if complete(run, updates):
         return 0
     code = "from experiments.cli import main; main()"
-    command = [sys.executable, "-c", code, "train", preset, "--data", str(data), "--out", str(run)]
+    command = [sys.executable, "-c", code, "train", preset, "--out", str(run)]
+    command += [] if data is None else ["--data", str(data)]
     print(json.dumps({"training": run.name}), file=sys.stderr, flush=True)
     return subprocess.run([*command, "--train.updates", str(updates), *options], env=os.environ, check=False).returncode

@@ -57,6 +57,7 @@ def test_number_of_kept_checkpoints_is_what_was_asked_for(tmp_path):
 
 def test_tuples_empty_subtrees_and_all_types_survive(tmp_path):
     more = {"moments": (jnp.float32(0.1), jnp.bfloat16(1.5)), "nothing": (), "flags": jnp.array([True, False])}
+    more["no_rows"] = jnp.zeros((0, 3))
     checkpointer = Checkpointer(tmp_path)
     checkpointer.save(1, run_of(1, **more))
     checkpointer.close()

@@ -1,0 +1,13 @@
+"""Agents that discover skills, at sizes for two CPU cores: what they shall move, and what else they are paid for."""
+
+import dataclasses
+
+from agents import discovery, multi_critic
+
+DISCOVERY = discovery.Config(objective="csf", skill_dim=2, hidden=128, lr=3e-4)
+SIZES = multi_critic.Config(
+    channels=(), weights=(1.0,), discounts=(0.99,), hidden=128, layers=2, skill=DISCOVERY, lr=1e-3
+)
+WORLDS = {  # world -> (agent, worlds side by side, decisions of a rollout, updates)
+    "point_maze": (dataclasses.replace(SIZES, moved=("position",)), 64, 100, 150),
+}
