@@ -13,6 +13,10 @@ WORLDS = {
     "quadruped": "envs.dmc",
     "point_maze": "envs.point_maze",
     "robot_dog": "envs.robot_dog",
+    "tabletop_push": "envs.tabletop",
+    "tabletop_pick": "envs.tabletop",
+    "tabletop_push_three": "envs.tabletop",
+    "tabletop_pick_three": "envs.tabletop",
 }
 EXTRA_WORLDS = {  # these need the package of the same name as their module, which an extra of that name installs
     "cube_single": "envs.ogbench",

@@ -12,6 +12,7 @@ SENSORS = {  # what `add_sensors` can add, all in the world frame
     "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
     "x_axis": mujoco.mjtSensor.mjSENS_FRAMEXAXIS,
     "z_axis": mujoco.mjtSensor.mjSENS_FRAMEZAXIS,
+    "linear_velocity": mujoco.mjtSensor.mjSENS_FRAMELINVEL,
     "angular_velocity": mujoco.mjtSensor.mjSENS_FRAMEANGVEL,
     "angular_momentum": mujoco.mjtSensor.mjSENS_SUBTREEANGMOM,
 }
@@ -37,12 +38,21 @@ class Compiled(NamedTuple):
             return self.spec.to_xml()
 
 
-def compile_model(xml: str, include: Mapping[str, bytes], sensors: Mapping[str, Sequence[str]]) -> Compiled:
+def compile_model(
+    xml: str,
+    include: Mapping[str, bytes],
+    sensors: Mapping[str, Sequence[str]],
+    without: Sequence[str] = (),
+) -> Compiled:
     """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
-    Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image.
+    Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image. Whatever
+    moves, couples or drives and is called a name of `without` is left out; bodies take their sensors with them.
     """
     spec = mujoco.MjSpec.from_string(xml, include=dict(include))
+    for element in [*spec.actuators, *spec.equalities, *spec.tendons, *spec.joints, *spec.bodies]:
+        if element.name in without:
+            spec.delete(element)
     for body, kinds in sensors.items():
         for kind in kinds:
             spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[kind], objtype=_frame_of(kind), objname=body)
