@@ -8,6 +8,19 @@ DISCOVERY = discovery.Config(objective="csf", skill_dim=2, hidden=128, lr=3e-4)
 SIZES = multi_critic.Config(
     channels=(), weights=(1.0,), discounts=(0.99,), hidden=128, layers=2, skill=DISCOVERY, lr=1e-3
 )
+# A closed hand pushes in the plane, an open one lifts as well.
+PUSH = dataclasses.replace(
+    SIZES,
+    channels=("reach", "safety"),
+    weights=(1.0, 1.0, 1.0),
+    discounts=(0.95, 0.95, 0.99),
+    moved=("object_position",),
+)
+PICK = dataclasses.replace(PUSH, skill=dataclasses.replace(DISCOVERY, skill_dim=3))
 WORLDS = {  # world -> (agent, worlds side by side, decisions of a rollout, updates)
     "point_maze": (dataclasses.replace(SIZES, moved=("position",)), 64, 100, 150),
+    "tabletop_push": (PUSH, 64, 100, 400),
+    "tabletop_pick": (PICK, 64, 100, 400),
+    "tabletop_push_three": (PUSH, 64, 100, 400),
+    "tabletop_pick_three": (PICK, 64, 100, 400),
 }
