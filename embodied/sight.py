@@ -1,4 +1,4 @@
-"""How networks see observations: vectors as they are or standardised, images through an encoder of their own.
+"""How networks see observations: as they are or standardised, images through an encoder of their own.
 
 Every agent reads its observations here, so one that learns from vectors learns from pixels as well. An image encoder
 is a group of parameters of its own beside the network that it serves. It learns at that network's rate and has no
@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from embodied.data.normalize import Inputs, observation_inputs
@@ -83,14 +84,15 @@ def make(config: Config, spec: Spec, names: Sequence[str], group: str) -> Sight:
     least = smallest(image.kernels, image.strides)
     if spec.obs["pixels"][0] < least:
         raise InputError(f"image: kernels {image.kernels} with strides {image.strides} need pixels of at least {least}")
-    net = image_encoder(image.channels, image.kernels, image.strides, image.features, config.matmul)
+    centred, scale = _centring(config, spec)
+    net = image_encoder(image.channels, image.kernels, image.strides, image.features, config.matmul, scale)
 
     def init(key: RandomKey) -> Params:
         own = jax.random.fold_in(key, zlib.crc32(group.encode()))
-        return {group: net.init(own, jnp.zeros((1, *spec.obs["pixels"]), jnp.uint8))}
+        return {group: net.init(own, centred(jnp.zeros((1, *spec.obs["pixels"]), jnp.uint8)))}
 
     def read(params: Params, obs: Obs) -> Array:
-        images = obs["pixels"]
+        images = centred(obs["pixels"])
         moved = shift(images, obs["shift"], config.image.shift) if "shift" in obs else images
         return net.apply(params[group], moved)
 
@@ -98,6 +100,20 @@ def make(config: Config, spec: Spec, names: Sequence[str], group: str) -> Sight:
         return obs["pixels"].reshape(len(obs["pixels"]), -1)
 
     return Sight((group,), init, read, same)
+
+
+def _centring(config: Config, spec: Spec) -> tuple[Callable[[Array], Array], float]:
+    """What images lose before they are shifted, as a function, and what they are divided by.
+
+    A camera that stands still shows the same but for what moves in front of it, which may be a few pixels: without
+    the mean frame of the data encoders see next to nothing of it.
+    """
+    if config.inputs == "raw" or "pixels" not in spec.mean:
+        return jnp.asarray, 255.0
+    side, _, depth = spec.obs["pixels"]
+    frame = np.asarray(spec.mean["pixels"], np.int16).reshape(side, side, -1)
+    mean = np.tile(frame, depth // frame.shape[-1])
+    return lambda images: jnp.asarray(images).astype(jnp.int16) - mean[None], spec.std["pixels"][0]
 
 
 def shifted(config: Config, batch: Batch, key: RandomKey) -> Batch:

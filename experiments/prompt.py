@@ -90,8 +90,8 @@ def approach(
 ) -> tuple[dict[str, float], Trajectory]:
     """How far a policy prompted with an observation is from it, and its trajectories.
 
-    The distance is the root mean square over components, in standard deviations of the training data, of pixels in
-    steps of their 0 ... 255; medians over the episodes, at their start, at their closest and at their end.
+    The distance is the root mean square over components, in standard deviations of the training data, which all
+    numbers of an image share; medians over the episodes, at their start, at their closest and at their end.
     """
     policy, start = prompted.policy, env.reset(jax.random.key(seed), episodes)
     carry = (policy.params, jnp.asarray(prompted.z), policy.agent.carry(episodes))

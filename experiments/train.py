@@ -111,6 +111,8 @@ def prepare(experiment: Experiment, data: Path | None) -> Prepared:
 
 def _described(env: Env, episodes: list[dict[str, np.ndarray]], stored: Dataset) -> Prepared:
     mean, std = normalize.statistics(stored.steps.obs)
+    if stored.steps.frames is not None:
+        mean["pixels"], std["pixels"] = normalize.frame_statistics(stored.steps.frames)
     shapes = {"obs": env.spec.obs, "action": env.spec.action, "parts": env.spec.parts}
     return Prepared(env, episodes, stored, Spec(**shapes, mean=mean, std=std))
 

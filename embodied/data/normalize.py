@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from embodied.types import InputError, Obs, Spec
 
@@ -22,6 +22,16 @@ def statistics(
         spread = np.std(leaf, 0, dtype=np.float64)
         std[name] = tuple(np.where(spread > 1e-6, spread, 1.0).tolist())
     return mean, std
+
+
+def frame_statistics(frames: UInt8[np.ndarray, "M H W C"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean frame in whole numbers, flat [H W C]; the deviation of all numbers from it, at least 1).
+
+    Of some 2,000 frames, evenly spread.
+    """
+    some = frames[:: max(1, len(frames) // 2000)]
+    mean = np.rint(np.mean(some, 0, dtype=np.float64))
+    return tuple(mean.ravel().tolist()), (max(float(np.sqrt(np.square(some - mean).mean())), 1.0),)
 
 
 def observation_inputs(inputs: Inputs, spec: Spec, names: Sequence[str]) -> Callable[[Obs], Float[Array, "B I"]]:

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from embodied.nets.encoders import Net
 from embodied.nets.mlp import Dense, LayerNorm, MatmulType
@@ -26,10 +26,12 @@ class _Images(nn.Module):
     strides: tuple[int, ...]
     out: int
     dtype: MatmulType
+    scale: float
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        x = images.astype(jnp.float32) / 255.0 - 0.5
+        x = images.astype(jnp.float32) / self.scale
+        x = x - 0.5 if images.dtype == jnp.uint8 else x
         init = nn.initializers.orthogonal(2**0.5)
         for i, (side, stride) in enumerate(zip(self.kernels, self.strides, strict=True)):
             name = f"conv_{i}"
@@ -43,10 +45,18 @@ class _Images(nn.Module):
 
 
 def image_encoder(
-    channels: int, kernels: Sequence[int], strides: Sequence[int], out: int, dtype: MatmulType = "float32"
+    channels: int,
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    out: int,
+    dtype: MatmulType = "float32",
+    scale: float = 255.0,
 ) -> Net:
-    """images [B,H,W,C] in 0 ... 255 -> features [B,out] in (-1, 1): convolutions of these sides and strides."""
-    module = _Images(channels, tuple(kernels), tuple(strides), out, dtype)
+    """images [B,H,W,C] -> features [B,out] in (-1, 1): convolutions of these sides and strides.
+
+    Numbers are divided by `scale`. Images of bytes then lose 0.5; those of signed numbers have lost a mean before.
+    """
+    module = _Images(channels, tuple(kernels), tuple(strides), out, dtype, scale)
 
     def apply(params: PyTree, images: Any) -> Array:
         images = jnp.asarray(images)
@@ -74,7 +84,7 @@ def patches(x: Float[Array, "B H W C"], side: int) -> Float[Array, "B h w P"]:
     return cut.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows, columns, side * side * channels)
 
 
-def shift(images: UInt8[Array, "B H W C"], offset: Int[Array, "B 2"], pad: int) -> UInt8[Array, "B H W C"]:
+def shift(images: Num[Array, "B H W C"], offset: Int[Array, "B 2"], pad: int) -> Num[Array, "B H W C"]:
     """Images moved up and left by `offset` - `pad` rows and columns, with offsets in [0, 2 pad].
 
     What comes in at a border repeats its last row or column. All frames of a stack move alike.

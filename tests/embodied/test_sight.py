@@ -9,6 +9,7 @@ import pytest
 
 from agents import td_jepa
 from embodied import sight
+from embodied.data.normalize import frame_statistics
 from embodied.nets import encoders, pixels
 from embodied.sight import Image
 from embodied.types import Batch, Chain, InputError, Spec
@@ -76,6 +77,42 @@ def test_shift_is_a_crop_of_the_image_with_repeated_borders():
     np.testing.assert_array_equal(moved[0], shown[0, ..., 0])
     np.testing.assert_array_equal(moved[1], [[0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7]])
     np.testing.assert_array_equal(moved[2], [[9, 10, 11, 11], [13, 14, 15, 15], [13, 14, 15, 15], [13, 14, 15, 15]])
+
+
+def test_a_mean_frame_is_taken_from_each_frame_of_a_stack_before_it_moves():
+    mean = np.arange(8 * 8 * 3, dtype=np.float64)
+    spec = Spec(obs={"pixels": (8, 8, 9)}, action=1, mean={"pixels": tuple(mean)}, std={"pixels": (20.0,)})
+    config = dataclasses.replace(CONFIG, inputs="standardized", image=Image(1, (3,), (1,), 4))
+    look = sight.make(config, spec, ("pixels",), "phi_image")
+    shown, at = images(5, 8, 8, 9), jnp.tile(jnp.array([[0, 3]]), (5, 1))
+    params = look.init(jax.random.key(0))
+    centred = jnp.asarray(shown.astype(np.int16) - np.tile(mean.reshape(8, 8, 3).astype(np.int16), 3))
+    expected = pixels.image_encoder(1, (3,), (1,), 4, scale=20.0).apply(
+        params["phi_image"], pixels.shift(centred, at, 2)
+    )
+    read = look.read(params, {"pixels": jnp.asarray(shown), "shift": at})
+    np.testing.assert_allclose(read, expected, atol=1e-6)
+    raw = sight.make(dataclasses.replace(config, inputs="raw"), spec, ("pixels",), "phi_image")
+    assert np.abs(raw.read(params, {"pixels": jnp.asarray(shown), "shift": at}) - read).max() > 0.1
+
+
+def test_signed_images_are_divided_by_the_scale_alone():
+    net = pixels.image_encoder(1, (3,), (1,), 2, scale=10.0)
+    params = net.init(jax.random.key(0), np.zeros((1, 3, 3, 1), np.uint8))
+    params["conv_0"]["kernel"] = jnp.zeros((3, 3, 1, 1)).at[1, 1, 0, 0].set(1.0)
+    params["out"]["kernel"] = jnp.array([[2.0, -2.0]])
+    middle = np.zeros((2, 3, 3, 1), np.int16)
+    middle[:, 1, 1, 0] = (5, -5)  # 0.5, and -0.5, which ReLU makes 0
+    np.testing.assert_allclose(net.apply(params, middle), np.tanh([[1.0, -1.0], [0.0, 0.0]]), atol=1e-4)
+
+
+def test_statistics_of_frames_are_a_mean_frame_and_one_deviation_from_it():
+    frames = np.zeros((4, 1, 2, 3), np.uint8)
+    frames[2:, 0, 1] = 40
+    mean, std = frame_statistics(frames)
+    assert mean == (0.0, 0.0, 0.0, 20.0, 20.0, 20.0)
+    assert std == (pytest.approx(np.sqrt(200.0)),)
+    assert frame_statistics(np.full((3, 2, 2, 3), 7, np.uint8)) == ((7.0,) * 12, (1.0,))
 
 
 def test_all_frames_of_a_stack_move_alike():

@@ -242,7 +242,7 @@ def test_cell_is_trained_in_a_process_of_its_own_until_it_is_complete(tmp_path, 
     monkeypatch.setattr(cells.subprocess, "run", start)
     run, options = tmp_path / "cell", ["--train.seed", "4"]
     assert cells.train("walker-fb-small", tmp_path, run, options, 500) == 7
-    paths = ["--data", f"{tmp_path}", "--out", f"{run}"]
+    paths = ["--out", f"{run}", "--data", f"{tmp_path}"]
     assert commands == [["train", "walker-fb-small", *paths, "--train.updates", "500", *options]]
     finish(run, 500)
     assert cells.train("walker-fb-small", tmp_path, run, options, 500) == 0
