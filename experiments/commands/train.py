@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         print(f"wrote {policy}")
     first = policies[0].parent
     print(f"score it:   embodied evaluate {first}")
-    if experiment.on_policy:
+    if experiment.own_data:
         print(f"see it:     embodied report {first}")
     else:
         print(f"prompt it:  embodied prompt {first} --reward '...'")
