@@ -107,7 +107,7 @@ def interference(names: Sequence[str], gradients: PyTree) -> dict[str, Float[Arr
 class Skills(NamedTuple):
     """Skills as an agent has them, for rows of what its networks see, x [N, I], and of latents [N, D].
 
-    `params` are those of discovery alone; without skills they are empty, and skills have no numbers.
+    `params` are those of discovery alone, "skill" among the agent's; without skills they are empty, and not stored.
     """
 
     width: int  # of a skill, as networks read it
@@ -117,7 +117,7 @@ class Skills(NamedTuple):
     # `inside` is 0 because another episode follows; [N, 0] without skills
     learn: Callable[[Params, PyTree, tuple[Array, ...], int, RandomKey], tuple[Params, PyTree, Array, dict[str, Array]]]
     named: Callable[[Array], Array]  # latent -> the skill that it names [N, width]
-    chosen: Callable[[Params, Array, Array], Array]  # (params, x, latent) -> the skill to follow there [N, width]
+    chosen: Callable[[Params, Array, Array], Array]  # (the agent's params, x, latent) -> the skill to follow there
     prompt: Callable[[Params, Prompt, RandomKey], Array]  # (ignored, prompt, key) -> latent
     prompts: tuple[type, ...]
 
@@ -162,7 +162,7 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
             return named(latent)
         asked = latent[:, -1:]
         there = latent[:, width:-1] / jnp.maximum(asked, 1e-6)
-        return jnp.where(asked > 1e-6, skills.toward(params, x[:, moved], there), named(latent))
+        return jnp.where(asked > 1e-6, skills.toward(params["skill"], x[:, moved], there), named(latent))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if isinstance(prompt, Prior):

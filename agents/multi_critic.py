@@ -17,7 +17,7 @@ in each update by the features as they then are. They read what skills shall mov
 A channel with a finite budget is a constraint: its rewards are costs below zero, and its weight is a multiplier that
 grows while the mean cost of a decision is above the budget and falls, to zero at last, while it is below.
 
-Papers: SLIM, Cathomen et al., arXiv 2402.00823 (what its rewards are made of is not published, nor are its numbers);
+Papers: SLIM, Emukpere et al., arXiv 2402.00823 (what its rewards are made of is not published, nor are its numbers);
 PPO, Schulman et al., arXiv 1707.06347, with the step size that follows the KL divergence; values that keep their
 predictions while targets change size, van Hasselt et al., arXiv 1602.07714. Prompts: Goal, Motion (a policy that goes
 where it is told, for objectives that know directions), Prior (one skill at random).
@@ -243,7 +243,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
-        mean = policy(params, x, skills.chosen(params["skill"], x, jnp.broadcast_to(z, (len(x), z.shape[-1]))))
+        mean = policy(params, x, skills.chosen(params, x, jnp.broadcast_to(z, (len(x), z.shape[-1]))))
         if key is None:
             return jnp.clip(mean, -1.0, 1.0), carry
         # Not clipped: worlds do that, and its probability is that of the draw.

@@ -16,8 +16,8 @@ Q_kj = mean_k + scale_k q_kj(s, a, z), with the moving moments of targets, so th
 either. `critics="one"` sums the rewards first: plain SAC with its temperature in units of S, the baseline from the same
 code. The reward of skill discovery is never stored: each update computes it anew, by the features as they then are.
 
-Papers: SAC, Haarnoja et al., arXiv 1812.05905; several critics for skills, SLIM, Cathomen et al., arXiv 2402.00823; its
-off-policy form and its sizes, METRA, Park et al., arXiv 2310.08887; values divided by the range between percentiles,
+Papers: SAC, Haarnoja et al., arXiv 1812.05905; several critics for skills, SLIM, Emukpere et al., arXiv 2402.00823;
+skills from replayed rollouts, METRA, Park et al., arXiv 2310.08887; values divided by the range between percentiles,
 DreamerV3, Hafner et al., arXiv 2301.04104; values that keep their predictions while targets change size, van Hasselt et
 al., arXiv 1602.07714. Differences from the papers: actor, critics and temperature move at once; CSF learns from the
 scalar reward of its features as other objectives do, not by successor features. Prompts: Goal, Motion (a policy that
@@ -215,7 +215,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
-        skill = skills.chosen(params["skill"], x, jnp.broadcast_to(z, (len(x), z.shape[-1])))
+        skill = skills.chosen(params, x, jnp.broadcast_to(z, (len(x), z.shape[-1])))
         if key is None:
             return jnp.tanh(policy(params["actor"], x, skill)[0]), carry
         return draw(params["actor"], x, skill, key)[0], carry

@@ -108,7 +108,10 @@ def goal_text(goal: Mapping[str, float], env: Env, quantities: Quantities, width
 
 
 def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Task | None]:
-    """The prompt of a request, relabelled on the policy's buffer, and its task if it has one."""
+    """The prompt of a request, relabelled on the policy's buffer, and its task if it has one.
+
+    An agent that takes goals and no rewards is sent to the sampled state that the reward pays most.
+    """
     rows = len(policy.buffer.physics)
     if request.kind == "state":
         if not env.spec.takes(len(request.state)):
@@ -137,6 +140,11 @@ def make_prompt(request: Request, policy: Policy, env: Env) -> tuple[Prompt, Tas
             "nothing; widen its margins"
         )
     obs = {name: jnp.asarray(leaf[chosen]) for name, leaf in policy.buffer.obs.items()}
+    if Reward not in policy.agent.prompts and Goal in policy.agent.prompts:
+        if request.search or request.bootstraps:
+            raise InputError(f"prompt: search and bootstraps need rewards; '{policy.agent_name}' takes goals alone")
+        best = int(np.argmax(reward))
+        return Goal({name: leaf[best] for name, leaf in obs.items()}), task
     solver = (request.inference, request.ridge, request.temperature)
     return Reward(obs, jnp.asarray(reward, jnp.float32), *solver), task
 

@@ -17,6 +17,10 @@ WORLDS = {
     "tabletop_pick": "envs.tabletop",
     "tabletop_push_three": "envs.tabletop",
     "tabletop_pick_three": "envs.tabletop",
+    "tabletop_arm_push": "envs.tabletop",
+    "tabletop_arm_pick": "envs.tabletop",
+    "tabletop_arm_push_three": "envs.tabletop",
+    "tabletop_arm_pick_three": "envs.tabletop",
 }
 EXTRA_WORLDS = {  # these need the package of the same name as their module, which an extra of that name installs
     "cube_single": "envs.ogbench",

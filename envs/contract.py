@@ -4,12 +4,18 @@ import mujoco
 import numpy as np
 
 from embodied.deploy.contract import FORMAT, LAST_ACTION, Action, Command, Contract, Observation, Reading, Robot, Timing
+from embodied.types import InputError
 from envs.model import WorldModel
 from envs.readings import driven, measured, places
 
 
 def contract_of(world: WorldModel, command: Command) -> Contract:
-    """The contract of a policy for this world that is told what to do by `command`."""
+    """The contract of a policy for this world that is told what to do by `command`.
+
+    Raises InputError where a controller stands between actions and actuators: bundles hold none.
+    """
+    if world.controller:
+        raise InputError(f"contract: the actions of world '{world.name}' go through a controller, which bundles lack")
     model = world.model
     known = places(model)
     sources = [source.partition("[")[0] for term in world.observation for source in term.source]
@@ -81,7 +87,7 @@ def action_of(world: WorldModel) -> Action:
     else:
         names = tuple(model.actuator(index).name for index in range(model.nu))
     # Halves of sums of limits, without the last digits that rounding leaves.
-    centre, half = (np.round(part, 12).tolist() for part in world.actuator_range)
+    centre, half = (np.round(part, 12).tolist() for part in world.command_range)
     return Action(
         names=names,
         target="joint_position" if servos else "actuator_command",
@@ -94,5 +100,5 @@ def action_of(world: WorldModel) -> Action:
 def read(world: WorldModel, physics: np.ndarray, sensordata: np.ndarray, contract: Contract) -> np.ndarray:
     """The readings of a contract [..., R] of physics states and their sensor values."""
     known = places(world.model)
-    everything = np.concatenate([physics[..., : world.ctrl.stop], sensordata], axis=-1)
+    everything = np.concatenate([physics[..., : world.ctrl.start], sensordata], axis=-1)
     return np.concatenate([everything[..., known[reading.name]] for reading in contract.readings], axis=-1)

@@ -67,7 +67,7 @@ class HostEnv(Env):
         steps = hold * world.substeps
         # Entry t of a rollout holds the sensor values before its step and the state after it: one step more
         # than asked for gives the sensor values of the last state.
-        visited, sensed = self._roll(start, steps + 1, before[:, world.ctrl])
+        visited, sensed = self._roll(start, steps + 1, before)
         failed = self._failed(start, visited)
         ends = np.arange(1, hold + 1) * world.substeps
         held = np.repeat(start[:, None, world.ctrl.start :], hold, axis=1)
@@ -116,7 +116,7 @@ class HostEnv(Env):
         world = self.world
         physics = np.zeros((count, self.spec.physics))
         physics[:, world.qpos] = world.start(generator, count)
-        physics[:, world.ctrl] = world.actuator_range[0]  # the action 0
+        physics[:, world.ctrl] = world.command_range[0]  # the action 0
         if world.randomised:
             physics[:, world.dynamics] = draw(world.randomise, generator.integers(1, SEEDS, count), np)
         if world.settle:
@@ -129,7 +129,7 @@ class HostEnv(Env):
         world = self.world
         if self._copies is not None:
             return self._roll(physics, 1)[1][:, 0]
-        state, ctrl = physics[:, : world.ctrl.start], physics[:, None, world.ctrl]
+        state, ctrl = physics[:, : world.ctrl.start], world.controls(physics, np)[:, None]
         return self._pool.rollout(self._still, self._data, state, ctrl, nstep=1)[1][:, 0]
 
     def _roll(
@@ -137,15 +137,15 @@ class HostEnv(Env):
     ) -> tuple[np.ndarray, np.ndarray]:
         """States after [E, steps, ...] and sensor values before each of `steps` physics steps.
 
-        Where worlds have latency, commands of `previous` [E, A] go on until it is over.
+        Where worlds have latency, what `previous` states [E, P] hold goes on until it is over.
         """
         world = self.world
-        state, ctrl = physics[:, : world.ctrl.start], physics[:, None, world.ctrl]
+        state, ctrl = physics[:, : world.ctrl.start], world.controls(physics, np)[:, None]
         if self._copies is None:
             return self._pool.rollout(world.model, self._data, state, ctrl, nstep=steps)
         if previous is not None:
             waits = np.arange(steps) < dynamics.late(world, physics, np)[:, None]
-            ctrl = np.where(waits[..., None], previous[:, None], ctrl)
+            ctrl = np.where(waits[..., None], world.controls(previous, np)[:, None], ctrl)
         parts = []
         for first in range(0, len(physics), dynamics.LIMIT):
             rows = slice(first, first + dynamics.LIMIT)

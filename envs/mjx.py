@@ -100,21 +100,23 @@ class MjxEnv(Env):
         for: this compiles the model once instead of twice.
         """
         world, hold, substeps = self.world, self.spec.hold, self.world.substeps
-        ctrl, model = world.command(action, jnp), self._model_of(physics)
+        command, model = world.command(action, jnp), self._model_of(physics)
+        begin = jnp.concatenate([physics[: world.ctrl.start], command, physics[world.ctrl.stop :]])
+        ctrl, previous = world.controls(begin, jnp), world.controls(physics, jnp)
         late = dynamics.late(world, physics, jnp) if world.randomised else 0
 
         def advance(data: mjx.Data, step: jax.Array) -> tuple[mjx.Data, tuple[jax.Array, ...]]:
             if world.randomised:
-                data = data.replace(ctrl=jnp.where(step < late, physics[world.ctrl], ctrl))
+                data = data.replace(ctrl=jnp.where(step < late, previous, ctrl))
             with jax.numpy_rank_promotion("allow"):  # MJX relies on it
                 after = mjx.step(model, data)
             return after, (after.qpos, after.qvel, after.act, after.sensordata)
 
-        start = self._place(physics).replace(ctrl=ctrl)
+        start = self._place(begin)
         _, (qpos, qvel, act, sensordata) = jax.lax.scan(advance, start, jnp.arange(hold * substeps + 1))
         ends = (jnp.arange(hold) + 1) * substeps
         steps = jnp.rint(physics[0] / self.spec.control_dt) + 1 + jnp.arange(hold)
-        held = jnp.tile(jnp.concatenate([ctrl, physics[world.ctrl.stop :]])[None], (hold, 1))
+        held = jnp.tile(begin[world.ctrl.start :][None], (hold, 1))
         parts = [steps[:, None] * self.spec.control_dt, qpos[ends - 1], qvel[ends - 1], act[ends - 1], held]
         return jnp.concatenate(parts, axis=1), sensordata[ends]
 
@@ -125,7 +127,7 @@ class MjxEnv(Env):
             qpos=physics[world.qpos],
             qvel=physics[world.qvel],
             act=physics[world.act],
-            ctrl=physics[world.ctrl],
+            ctrl=world.controls(physics, jnp),
         )
 
     def _model_of(self, physics: jax.Array) -> mjx.Model:

@@ -4,7 +4,8 @@ Observations and named quantities are slices and closed forms of the physics vec
 They are written once against an array namespace (numpy or jax.numpy), so the host and MJX forms of a world
 cannot disagree on what a name means. A physics vector is (time, qpos, qvel, act, ctrl), and behind them, where the
 observation shows a history, what is remembered of it (`envs.memory`), and where the world is randomised, the
-parameters of the episode (`envs.randomise`).
+parameters of the episode (`envs.randomise`). Where a controller stands between actions and actuators, ctrl is the
+action that it is given.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from embodied.deploy.contract import LAST_ACTION, Imu, Safety, Term, frame_width
 from embodied.rewards import Task
 from embodied.types import EnvSpec, InputError, Quantity
 from envs.compiled import Compiled
+from envs.controller import Controller
 from envs.memory import Memory
 from envs.randomise import COLUMNS, NOMINAL, Randomisation
 from envs.readings import check_privileged, check_terms, columns, frame
@@ -53,7 +55,7 @@ class Reading:
     def control(self) -> Any:
         """The action being held [..., A], in [-1, 1]."""
         command = self.physics[..., self.world.ctrl]
-        centre, half = (np.broadcast_to(part, command.shape) for part in self.world.actuator_range)
+        centre, half = (np.broadcast_to(part, command.shape) for part in self.world.command_range)
         return (command - centre) / half
 
     def sensor(self, name: str) -> Any:
@@ -88,6 +90,7 @@ class WorldModel:
     imu: Imu | None = None  # of the robot, for its contract
     default_pose: Mapping[str, float] = dataclasses.field(default_factory=dict)  # joint -> rad; the model's otherwise
     safety: Safety = Safety()  # when a runtime stops by itself
+    controller: Controller | None = None  # without one, an action is the actuators' commands, scaled
     camera: str = ""  # of the model, for videos; "" = its first
     push: float = 0.5  # m/s, velocity change of the base that a push of strength 1 stays below
     privileged: tuple[Term, ...] = ()  # what only training sees, beside the observation; estimates, without noise
@@ -127,9 +130,14 @@ class WorldModel:
 
     @functools.cached_property
     def ctrl(self) -> slice:
-        """Where actuator commands lie; what precedes them is MuJoCo's full physics state."""
+        """Where the commands lie that are held; what precedes them is MuJoCo's full physics state."""
         assert self.act.stop == mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
-        return slice(self.act.stop, self.act.stop + self.model.nu)
+        return slice(self.act.stop, self.act.stop + self.action)
+
+    @property
+    def action(self) -> int:
+        """Components of an action."""
+        return len(self.controller.names) if self.controller else self.model.nu
 
     @functools.cached_property
     def randomised(self) -> bool:
@@ -149,7 +157,7 @@ class WorldModel:
     def widths(self) -> tuple[int, ...]:
         """Components of one frame of each observation term."""
         return tuple(
-            self.model.nu if term.source == (LAST_ACTION,) else frame_width(term, len(where))
+            self.action if term.source == (LAST_ACTION,) else frame_width(term, len(where))
             for term, where in zip(self.observation, self._columns, strict=True)
         )
 
@@ -184,15 +192,22 @@ class WorldModel:
         return {s.name: slice(int(s.adr[0]), int(s.adr[0] + s.dim[0])) for s in each}
 
     @functools.cached_property
-    def actuator_range(self) -> tuple[np.ndarray, np.ndarray]:
-        """Centre and half width [A] of the actuators' command ranges."""
+    def command_range(self) -> tuple[np.ndarray, np.ndarray]:
+        """Centre and half width [A] of the ranges of the commands that are held."""
+        if self.controller:
+            return np.zeros(self.action), np.ones(self.action)
         low, high = self.model.actuator_ctrlrange.T
         return (low + high) / 2, (high - low) / 2
 
     def command(self, action: Any, numpy: ModuleType) -> Any:
-        """Actuator commands [E, A] of actions, which are clipped to [-1, 1]."""
-        centre, half = self.actuator_range
+        """Commands [E, A] as physics vectors hold them, of actions, which are clipped to [-1, 1]."""
+        centre, half = self.command_range
         return centre + half * numpy.clip(action, -1, 1)
+
+    def controls(self, physics: Any, numpy: ModuleType) -> Any:
+        """What each actuator is told [..., nu] for a decision that begins in physics states, by what these hold."""
+        held = physics[..., self.ctrl]
+        return self.controller.commands(physics, held, numpy) if self.controller else held
 
     def complete(self, physics: Any, numpy: ModuleType) -> Any:
         """Physics vectors [..., P] of this world, randomised or not, with the columns that this one has.
@@ -232,7 +247,7 @@ class WorldModel:
     def frames(self, physics: Any, sensordata: Any, numpy: ModuleType) -> Any:
         """The frames [..., F] of all observation terms now, one after the other, scaled, without noise."""
         parts = []
-        everything = numpy.concatenate([physics[..., : self.ctrl.stop], sensordata], axis=-1)
+        everything = numpy.concatenate([physics[..., : self.ctrl.start], sensordata], axis=-1)
         for term, where in zip(self.observation, self._columns, strict=True):
             values = everything[..., where]
             if term.source == (LAST_ACTION,):
@@ -244,7 +259,7 @@ class WorldModel:
         """{"privileged": [..., R]}, what only training sees of states; {} where the world has no such terms."""
         if not self.privileged:
             return {}
-        everything = numpy.concatenate([physics[..., : self.ctrl.stop], sensordata], axis=-1)
+        everything = numpy.concatenate([physics[..., : self.ctrl.start], sensordata], axis=-1)
         each = zip(self.privileged, self._privileged_columns, strict=True)
         return {"privileged": numpy.concatenate([frame(term, everything[..., w], numpy) for term, w in each], axis=-1)}
 
@@ -267,7 +282,7 @@ class WorldModel:
         return EnvSpec(
             name=self.name,
             obs=obs,
-            action=self.model.nu,
+            action=self.action,
             control_dt=self.control_dt,
             hold=self.hold,
             episode_length=self.episode_length,

@@ -11,6 +11,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from envs.chain import Chain, about, rotation_vector
+
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow", "wrist_1", "wrist_2", "wrist_3")
 FLANGE, PINCH = "ur5e/attachment_site", "ur5e/robotiq/pinch"
 REACH = np.array([0.05, 0.05, 0.05, 0.3, 1.0])  # m, m, m, rad, share of the opening: what an action of 1 asks for
@@ -25,30 +27,14 @@ STEPS, LARGEST, ENOUGH, DAMPING = 20, np.pi / 4, 1e-4, 1e-12  # steps; rad per s
 class Arm:
     """The chain of hinges from the world to the flange, and where the fingers are on it."""
 
-    offsets: np.ndarray  # [J + 1, 3] m from one joint to the next in the former's frame; the last to the flange
-    turns: np.ndarray  # [J + 1, 3, 3] frame of a joint at angle 0 in the former's frame; the last the flange's
-    axes: np.ndarray  # [J, 3] in the joint's own frame
+    chain: Chain
     grip_offset: np.ndarray  # [3] m from the point between the fingers to the flange, in the fingers' frame
     grip_turn: np.ndarray  # [3, 3] the flange's frame in that of the fingers
 
     @classmethod
     def of(cls, model: mujoco.MjModel) -> "Arm":
         """The arm of a compiled model."""
-        joints = [model.joint(f"ur5e/{name}_joint") for name in JOINTS]
-        offsets, turns, axes = [], [], []
-        offset, turn, body = np.zeros(3), np.eye(3), 0
-        for joint in joints:
-            offset, turn = _path(model, body, int(joint.bodyid[0]))
-            offsets.append(offset)
-            turns.append(turn)
-            axes.append(joint.axis.copy())
-            body = int(joint.bodyid[0])
-        flange = model.site(FLANGE)
-        offset, turn = _path(model, body, int(flange.bodyid[0]))
-        offsets.append(offset + turn @ flange.pos)
-        turns.append(turn @ _matrix(flange.quat))
-        grip_offset, grip_turn = _grip(model)
-        return cls(np.array(offsets), np.array(turns), np.array(axes), grip_offset, grip_turn)
+        return cls(Chain.of(model, [f"ur5e/{name}_joint" for name in JOINTS], FLANGE), *_grip(model))
 
     def angles(self, position: np.ndarray, yaw: np.ndarray, start: np.ndarray) -> np.ndarray:
         """Joint angles [E, J] with the fingers at position [E, 3], turned by yaw [E]; searched from start [E, J]."""
@@ -58,7 +44,8 @@ class Arm:
         active = np.arange(len(angles))
         for _ in range(STEPS):
             flange, turn, jacobian = self.flange(angles[active])
-            error = np.concatenate([wanted[active] - flange, _rotation(facing[active] @ turn.swapaxes(1, 2))], axis=1)
+            turned = rotation_vector(facing[active] @ turn.swapaxes(1, 2), np)
+            error = np.concatenate([wanted[active] - flange, turned], axis=1)
             far = (np.linalg.norm(error[:, :3], axis=1) > ENOUGH) | (np.linalg.norm(error[:, 3:], axis=1) > ENOUGH)
             if not far.any():
                 break
@@ -72,18 +59,7 @@ class Arm:
 
     def flange(self, angles: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Position [E, 3], frame [E, 3, 3] and Jacobian [E, 6, J] of the flange at joint angles [E, J]."""
-        position, turn = np.zeros((len(angles), 3)), np.broadcast_to(np.eye(3), (len(angles), 3, 3))
-        anchors, axes = [], []
-        for index, axis in enumerate(self.axes):
-            position = position + turn @ self.offsets[index]
-            turn = turn @ self.turns[index]
-            anchors.append(position)
-            axes.append(turn @ axis)
-            turn = turn @ _about(axis, angles[:, index])
-        position, turn = position + turn @ self.offsets[-1], turn @ self.turns[-1]
-        around = np.stack(axes, axis=2)
-        along = np.cross(around, position[:, :, None] - np.stack(anchors, axis=2), axis=1)
-        return position, turn, np.concatenate([along, around], axis=1)
+        return self.chain.end(angles, np)
 
     def command(self, action: np.ndarray, fingers: np.ndarray, joints: np.ndarray, driver: np.ndarray) -> np.ndarray:
         """Commands [E, J + 1] of actions [E, 5]: joint angles, then the fingers' closing in 0 to 255.
@@ -116,36 +92,5 @@ def _grip(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
     return inverse @ (flange.xpos - fingers.xpos), inverse @ flange.xmat.reshape(3, 3)
 
 
-def _path(model: mujoco.MjModel, above: int, body: int) -> tuple[np.ndarray, np.ndarray]:
-    """Origin and frame of a body in those of one above it; nothing between them moves."""
-    offset, turn = np.zeros(3), np.eye(3)
-    while body != above:
-        frame = _matrix(model.body_quat[body])
-        offset, turn = model.body_pos[body] + frame @ offset, frame @ turn
-        body = int(model.body_parentid[body])
-    return offset, turn
-
-
-def _matrix(quaternion: np.ndarray) -> np.ndarray:
-    matrix = np.zeros(9)
-    mujoco.mju_quat2Mat(matrix, quaternion)
-    return matrix.reshape(3, 3)
-
-
-def _about(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rotations [E, 3, 3] by angles [E] about one axis (Rodrigues)."""
-    cross = np.cross(np.eye(3), axis)
-    sine, cosine = np.sin(angle)[:, None, None], np.cos(angle)[:, None, None]
-    return np.eye(3) + sine * cross + (1 - cosine) * (cross @ cross)
-
-
 def _about_z(angle: np.ndarray) -> np.ndarray:
-    return _about(np.array([0.0, 0.0, 1.0]), angle)
-
-
-def _rotation(matrix: np.ndarray) -> np.ndarray:
-    """Axis times angle [E, 3] of rotations [E, 3, 3]."""
-    twice = np.stack([matrix[:, i, j] - matrix[:, j, i] for i, j in ((2, 1), (0, 2), (1, 0))], axis=1)
-    sine, cosine = np.linalg.norm(twice, axis=1) / 2, (np.trace(matrix, axis1=1, axis2=2) - 1) / 2
-    angle = np.arctan2(sine, cosine)
-    return twice * (np.where(sine > 0, angle / np.maximum(2 * sine, 1e-300), 0.5))[:, None]
+    return about(np.array([0.0, 0.0, 1.0]), angle, np)

@@ -20,7 +20,7 @@ MEASURED += ("ACTUATORPOS", "ACTUATORVEL", "ACTUATORFRC", "FRAMEQUAT")
 
 
 def places(model: mujoco.MjModel) -> dict[str, slice]:
-    """Where each reading lies in a physics vector (time, qpos, qvel, act, ctrl) followed by all sensor values."""
+    """Where each reading lies in a physics state (time, qpos, qvel, act) followed by all sensor values."""
     found = {}
     qpos, qvel, act = 1, 1 + model.nq, 1 + model.nq + model.nv
     for index in np.flatnonzero(model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE)):
@@ -29,7 +29,7 @@ def places(model: mujoco.MjModel) -> dict[str, slice]:
         found[f"joint_velocity/{name}"] = _from(qvel + model.jnt_dofadr[index], 1)
     for index in np.flatnonzero(model.actuator_actadr >= 0):
         found[f"activation/{model.actuator(index).name}"] = _from(act + model.actuator_actadr[index], 1)
-    sensors = act + model.na + model.nu
+    sensors = act + model.na
     for index in range(model.nsensor):
         start = sensors + model.sensor_adr[index]
         found[f"sensor/{model.sensor(index).name}"] = _from(start, model.sensor_dim[index])

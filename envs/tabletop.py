@@ -1,16 +1,20 @@
 """Hands over a table: worlds in which skills push, pick and place without being told what to do.
 
-A Cartesian stage carries a hand with two fingers. An action moves it by up to 3 cm along each axis per decision of
-0.1 s; in the worlds "pick" a fourth component opens (1) and closes (-1) the fingers, in the worlds "push" they stay
-closed. There are one or three objects. Of three, a pointer at the edge of the table shows the one that the episode is
-about, and all that is said of "the object" is said of that one. Episodes begin with the hand 0.15 m over the middle of
-the table and the objects anywhere around the point below it.
+A Cartesian stage carries a hand with two fingers, or an arm of seven joints does ("arm"). An action moves it by up to
+3 cm along each axis per decision of 0.1 s; in the worlds "pick" a fourth component opens (1) and closes (-1) the
+fingers, in the worlds "push" they stay closed. There are one or three objects ("three"). Of three, a pointer at the
+edge of the table shows the one that the episode is about, and all that is said of "the object" is said of that one.
+Episodes begin with the hand 0.15 m over the middle of the table and the objects anywhere around the point below it.
+
+The stage's servos are told velocities of their targets, so that a decision moves the hand by a distance. So are the
+arm's, by inverse kinematics (`envs.controller`), which is one function of the physics vector for both forms. A weld
+that draws the hand along would need no such function, but its forces would not be those of the arm's joints.
 
 Rewards come in groups, as skill discovery with one critic per group wants them (SLIM: Emukpere et al. 2024, "SLIM:
 Skill Learning with Multiple Critics"): `reach` pays for being near the object, and `safety` is minus the number of
 limits that are overstepped, each of which is also a task of its own, `cost_*`, to be bounded instead of weighed. What
 skills should differ in is the term "object_position" of the observation. All other tasks ask for places of the object.
-The paper gives no numbers; these are our own. Own model, `envs/assets/tabletop.xml`.
+The paper gives no numbers; these are our own. Own models, `envs/assets/tabletop*.xml`.
 """
 
 import importlib.resources
@@ -22,7 +26,9 @@ import numpy as np
 
 from embodied.deploy.contract import Term
 from embodied.types import Env, Quantity
+from envs.chain import Chain
 from envs.compiled import Compiled, compile_model
+from envs.controller import Controller, Hand
 from envs.forms import build
 from envs.model import Reading, WorldModel
 from envs.randomise import Randomisation
@@ -32,6 +38,8 @@ LAMPS = 0.1  # m from one place of the pointer to the next
 LEAST, MOST = 0.09, 0.2  # m from the middle of the table to an object at a start
 WORKSPACE = ((-0.24, -0.34, 0.0), (0.24, 0.34, 0.28))  # m, lowest and highest x, y, z of hand and objects
 MARGIN, FORCE, SPEED, DEPTH = 0.02, 15.0, 0.4, 0.0005  # share of a joint's range, N, m/s, m: what safety allows
+REACH = ((-0.28, -0.38, -0.01), (0.28, 0.38, 0.32))  # m, where the hand may be sent
+VELOCITY, CONTROL_DT = 0.3, 0.05  # m/s of the hand under an action of 1; s
 HALF_OPEN = 0.02  # m of each finger from the middle, where the action 0 has it
 PADS, PAD, TOUCH = ("left_low", "left_high", "right_low", "right_high"), 0.009, 0.01  # m: radius; distance in contact
 FINGERS = ("left_opening", "right_opening")
@@ -89,30 +97,31 @@ def make(
     randomise: str | Randomisation = "none",
 ) -> Env:
     """The table of that name."""
-    pick, objects = "pick" in name, list(OBJECTS) if name.endswith("three") else ["cube"]
-    source = _compile(pick, objects)
+    arm, pick, objects = "arm" in name, "pick" in name, list(OBJECTS) if name.endswith("three") else ["cube"]
+    source = _compile(arm, pick, objects)
     world = WorldModel(
         name=name,
         source=source,
-        control_dt=0.05,
+        control_dt=CONTROL_DT,
         hold=hold,
         quantities=QUANTITIES | _more_quantities(pick, objects),
         rewards=REWARDS | PLACES | (LIFT if pick else {}),
-        observation=_observation(source.model, pick, objects),
+        observation=_observation(source.model, arm, pick, objects),
         measure=lambda reading: _measure(reading, objects),
         start=lambda generator, count: _start(source.model, generator, count, objects),
         episode_length=200,
         push=0.1,
+        controller=_controller(source.model, pick, hold * CONTROL_DT) if arm else None,
         camera="front",
     )
     return build(world, form, threads, randomise)
 
 
-def _compile(pick: bool, objects: list[str]) -> Compiled:
+def _compile(arm: bool, pick: bool, objects: list[str]) -> Compiled:
     def asset(name: str) -> str:
         return importlib.resources.files("envs").joinpath(f"assets/{name}.xml").read_text()
 
-    parts = {"robot.xml": "tabletop_stage", "hand.xml": "tabletop_hand"}
+    parts = {"robot.xml": "tabletop_arm" if arm else "tabletop_stage", "hand.xml": "tabletop_hand"}
     absent = [name for name in OBJECTS if name not in objects] + ["lamps"] * (len(objects) == 1)
     return compile_model(
         asset("tabletop"),
@@ -128,7 +137,28 @@ def _robot(model: mujoco.MjModel) -> list[int]:
     return [i for i in scalar.tolist() if model.joint(i).name not in (*FINGERS, "pointer")]
 
 
-def _observation(model: mujoco.MjModel, pick: bool, objects: list[str]) -> tuple[Term, ...]:
+def _controller(model: mujoco.MjModel, pick: bool, period: float) -> Controller:
+    """Inverse kinematics of the arm for decisions of `period` seconds; the fingers are told what the action says."""
+    joints = [model.joint(index).name for index in _robot(model)]
+    begin = 1 + model.nq + model.nv
+    hand = Hand(
+        chain=Chain.of(model, joints, "pinch"),
+        targets=slice(begin, begin + len(joints)),
+        facing=np.eye(3),
+        low=np.array(REACH[0]),
+        high=np.array(REACH[1]),
+        reach=VELOCITY * period,
+        period=period,
+    )
+
+    def commands(physics: Any, action: Any, numpy: ModuleType) -> Any:
+        velocities = hand.velocities(physics, action[..., :3], numpy)
+        return numpy.concatenate([velocities, HALF_OPEN * (1 + action[..., 3:])], axis=-1)
+
+    return Controller(("x", "y", "z", "fingers")[: 3 + pick], commands)
+
+
+def _observation(model: mujoco.MjModel, arm: bool, pick: bool, objects: list[str]) -> tuple[Term, ...]:
     joints = [model.joint(index).name for index in _robot(model)]
 
     def of_objects(*kinds: str) -> tuple[str, ...]:
@@ -137,12 +167,16 @@ def _observation(model: mujoco.MjModel, pick: bool, objects: list[str]) -> tuple
     terms = [
         Term("gripper_position", ("sensor/gripper_position",), "m", "world", noise=(0.002,), estimated=True),
         Term("gripper_velocity", ("sensor/gripper_velocity",), "m/s", "world", noise=(0.01,), estimated=True),
-        Term("servo_target", tuple(f"activation/{joint}" for joint in joints), "m", "joint"),
+        Term("servo_target", tuple(f"activation/{joint}" for joint in joints), "rad" if arm else "m", "joint"),
         Term("object_position", of_objects("position"), "m", "world", noise=(0.005,), estimated=True),
         Term("object_axes", of_objects("x_axis", "z_axis"), "1", "world", noise=(0.02,), estimated=True),
         Term("object_velocity", of_objects("linear_velocity"), "m/s", "world", noise=(0.02,), estimated=True),
         Term("object_rotation", of_objects("angular_velocity"), "rad/s", "world", noise=(0.1,), estimated=True),
     ]
+    if arm:
+        sources = {kind: tuple(f"joint_{kind}/{joint}" for joint in joints) for kind in ("position", "velocity")}
+        terms.append(Term("joint_position", sources["position"], "rad", "joint", noise=(0.002,)))
+        terms.append(Term("joint_velocity", sources["velocity"], "rad/s", "joint", noise=(0.02,)))
     if pick:
         terms.append(Term("opening", ("joint_position/left_opening",), "m", "joint", noise=(0.0005,)))
     if len(objects) > 1:

@@ -21,8 +21,8 @@ DRAWS = 10  # latents of the random baseline
 
 
 def latents_of_tasks(policy: Policy, env: Env, request: Request) -> dict[str, np.ndarray]:
-    """The latent of each task of the world; for an agent that takes no reward prompt, its only one."""
-    if Reward not in policy.agent.prompts:
+    """The latent of each task of the world; for an agent that takes neither rewards nor goals, its only one."""
+    if not {Reward, Goal} & set(policy.agent.prompts):
         z = policy.prompt(Prior()).z
         return dict.fromkeys(env.tasks, z)
     return {name: infer(dataclasses.replace(request, kind="task", text=name), policy, env)[0].z for name in env.tasks}

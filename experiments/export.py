@@ -109,6 +109,16 @@ def only_task(policy: Policy, env: HostEnv, task: str) -> dict[str, Chosen]:
     return {task: Chosen(policy.prompt(Prior()), env.tasks[task], None, provenance)}
 
 
+def some_skills(policy: Policy, env: HostEnv, count: int = 8) -> dict[str, Chosen]:
+    """Skills of the prior, "skill_0" and so on, each scored on the first task that the policy was paid for."""
+    task = env.tasks[next(iter((*policy.config.channels, *env.tasks)))]
+    provenance = {"model_sha256": policy.sha256}
+    return {
+        f"skill_{seed}": Chosen(policy.prompt(Prior(), seed), task, None, provenance | {"prior": seed})
+        for seed in range(count)
+    }
+
+
 def _provenance(content: promptfile.PromptFile) -> dict[str, Any]:
     fields = dataclasses.asdict(content)
     return {name: fields[name] for name in fields if name != "z"}

@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import agents
+from agents import discovery
 from embodied import actor, sight
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,15 +16,17 @@ HEAD = """# Agents
 Made by `python -m experiments.pages` from the docstring and the `Config` of each file under `agents/`.
 Change a value of a run with `--agent.FIELD VALUE`, of what holds its actor to the data with
 `--agent.imitation.FIELD VALUE` ([imitation](#imitation)), of what reads pixels with `--agent.image.FIELD VALUE`
-([image](#image), [pixels](pixels.md)).
+([image](#image), [pixels](pixels.md)), of how skills are discovered with `--agent.skill.FIELD VALUE`
+([discovery](#discovery), [skills](skills.md)).
 How to add a row is told in [add_an_agent.md](add_an_agent.md).
 """
 
 
 def agents_page() -> str:
-    """The text of docs/agents.md: one section per registered agent, and of what they share: imitation and image."""
+    """The text of docs/agents.md: one section per registered agent, and per part that several share."""
     rows = [_section(name, module, agents.module(name).Config) for name, module in agents.AGENTS.items()]
-    shared = _section("imitation", actor.__name__, actor.Imitation), _section("image", sight.__name__, sight.Image)
+    parts = {"imitation": actor.Imitation, "image": sight.Image, "discovery": discovery.Config}
+    shared = [_section(name, part.__module__, part) for name, part in parts.items()]
     return "\n".join([HEAD, *rows, *shared])
 
 

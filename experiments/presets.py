@@ -25,7 +25,7 @@ ONLINE_RANGES = {
     "[1, inf)": ("decisions", "latent_hold", "capacity"),
     "[0, 1]": ("restarts", "prompted"),
 }
-EXPERIMENT_RANGES = {"[0, inf)": ("evaluate_every", "pixels"), "[1, inf)": ("episodes", "buffer")}
+EXPERIMENT_RANGES = {"[0, inf)": ("evaluate_every", "pixels"), "[1, inf)": ("episodes", "buffer", "skill_decisions")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Experiment(Generic[AgentConfig]):
     buffer: int = 20_000  # states kept with the policy for reward prompts
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
     pixels: int = 0  # side of the frames that the agent sees in place of the state; 0 = it sees the state
+    skills: str = ""  # a run or model whose skills are the actions; "" = the world's own actions
+    skill_decisions: int = 10  # for which an action is held where it is a skill
     teacher: str = ""  # a run of agent "bc" that actors are held to in place of a flow of their own; "" = none
 
     def __post_init__(self) -> None:

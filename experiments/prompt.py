@@ -18,7 +18,7 @@ from embodied.promptfile import Request
 from embodied.prompts import agreement, resampled
 from embodied.rewards import Task, dry_run
 from embodied.rollout import Behaviour, Trajectory, rollout, scored_behaviour
-from embodied.types import Agent, Env, Goal, InputError, Obs, Reward
+from embodied.types import Agent, Env, Goal, InputError, Obs, Prompt, Reward
 from experiments.collect import load_data
 
 RESAMPLES = 8  # bootstrap latents whose agreement is told
@@ -133,14 +133,11 @@ def run(
     prompted, scores = promptfile.answer(request, asked, task, policy, env)
     trajectory = None
     if task is not None:
-        settled = dataclasses.replace(asked, **scores.get("chosen", {}))
-        scores["warnings"] = _warnings(settled, task, policy, env)
-        scores["agreement"] = _agreement(settled, prompted, request.seed)
-        if scores["agreement"] < LOOSE:
-            scores["warnings"].append(
-                f"latents of resampled states agree by {scores['agreement']:.2f} only; sample more states, or infer "
-                "with ridge"
-            )
+        settled = asked
+        if isinstance(asked, Reward):
+            settled = dataclasses.replace(asked, **scores.get("chosen", {}))
+            scores |= _agreed(settled, prompted, request.seed)
+        scores["warnings"] = [*_warnings(settled, task, policy, env), *scores.get("warnings", [])]
         predicted = predicted_return(prompted, request, env)
         if predicted is not None:
             scores["predicted_return"] = predicted
@@ -156,7 +153,14 @@ def run(
     return prompted, scores, trajectory
 
 
-def _warnings(asked: Reward, task: Task, policy: Policy, env: Env) -> list[str]:
+def _agreed(asked: Reward, prompted: Prompted | Ensemble, seed: int) -> dict[str, Any]:
+    """How far latents from resampled states agree, and a warning where they do not."""
+    found = _agreement(asked, prompted, seed)
+    warning = f"latents of resampled states agree by {found:.2f} only; sample more states, or infer with ridge"
+    return {"agreement": found} | ({"warnings": [warning]} if found < LOOSE else {})
+
+
+def _warnings(asked: Prompt, task: Task, policy: Policy, env: Env) -> list[str]:
     _, quantities = env.observe(policy.buffer.physics[:2000].astype(np.float64))
     action = np.zeros((len(quantities[next(iter(quantities))]), env.spec.action))
     return dry_run(task, quantities, action) + promptfile.cautions(asked)

@@ -10,7 +10,7 @@ import numpy as np
 from embodied.evaluate import Scores
 from embodied.policy import Policy
 from embodied.rollout import Trajectory
-from embodied.types import Env, InputError, Reward
+from embodied.types import Env, Goal, InputError, Reward
 from envs.render import NO_RENDERER
 from experiments import figures, report, skill_report, video
 from experiments.evaluate import act_tasks, baselines, task_features
@@ -23,7 +23,7 @@ ZERO_SHOT = (
     "the policy then acts without further training."
 )
 ONE_TASK = "The policy was trained for one task; the others show what it does there all the same."
-ONE_SKILL = "One skill, drawn from the prior, is scored on every task: skills know none of them."
+GOALS = "Skills know no tasks: for each, the policy goes to the stored state that its reward pays most."
 SHOWN_SECONDS = 10  # of each film
 PATHS = 8  # episodes drawn on a map
 
@@ -46,7 +46,7 @@ def write(
     columns = {policy.agent_name: _summaries(scores)}
     columns |= above | {name: _summaries(scores) for name, scores in baselines(policy, env, episodes).items()}
     skilled = is_skilled(policy)
-    how = ZERO_SHOT if Reward in policy.agent.prompts else ONE_SKILL if skilled else ONE_TASK
+    how = ZERO_SHOT if Reward in policy.agent.prompts else GOALS if Goal in policy.agent.prompts else ONE_TASK
     intervals = f"Interquartile mean of {episodes} episodes with a 95 % bootstrap interval, one trained seed."
     speeds = f"{np.median(speed):,.0f}"
     facts = Facts(

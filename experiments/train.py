@@ -19,6 +19,7 @@ from embodied.types import Env, InputError, Run, Spec, nearest
 from experiments import results, rollouts
 from experiments.collect import load_data, make_env, world_options
 from experiments.evaluate import evaluate_tasks, task_features
+from experiments.models import steered
 from experiments.online import make_source
 from experiments.presets import Experiment
 from experiments.teacher import begun_with, flow_of, taught
@@ -82,6 +83,8 @@ def prepare(experiment: Experiment, data: Path | None) -> Prepared:
     if experiment.own_data and data is not None:
         raise InputError(f"data: agent '{name}' learns from rollouts of its own alone; leave {data} out")
     env = make_env(experiment.world, experiment.hold, experiment.randomise, pixels=experiment.pixels)
+    if experiment.skills:
+        env = steered(env, experiment.skills, experiment.skill_decisions)
     if experiment.own_data:
         return _described(env, [], rollouts.random_actions(experiment, env))
     if data is None:
@@ -115,6 +118,8 @@ def _described(env: Env, episodes: list[dict[str, np.ndarray]], stored: Dataset)
 def policy_of(experiment: Experiment, prepared: Prepared, run: Run) -> Policy:
     """What a run has learnt so far, as a policy."""
     options = world_options(prepared.env, experiment.randomise)
+    if experiment.skills:
+        options |= {"skills": experiment.skills, "skill_decisions": experiment.skill_decisions}
     params, buffer = jax.device_get(run.agent.params), _buffer(experiment, prepared.stored, run)
     return Policy(agent_name(experiment), experiment.agent, prepared.spec, experiment.world, options, params, buffer)
 

@@ -32,7 +32,7 @@ from experiments.run_report import read_metrics
 from experiments.skills import Played, coverage, measures, play
 from experiments.train import read_experiment
 
-OURS, SUM = "multi-critic", "one critic of the sum"
+OURS, SUM = "multi_critic", "summed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +50,12 @@ SUITES = {
         "tabletop_push-multi_critic-small",
         {
             OURS: [],
-            "discovery alone": ["--agent.channels", "--agent.weights", "1", "--agent.discounts", "0.99"],
+            "discovery": ["--agent.channels", "--agent.weights", "1", "--agent.discounts", "0.99"],
         },
-        {f"sum {text}": ["--agent.critics", "one", "--agent.weights", *text.split()] for text in SUMS},
+        {
+            f"sum_{text.replace(' ', '_')}": ["--agent.critics", "one", "--agent.weights", *text.split()]
+            for text in SUMS
+        },
     ),
     "objectives": Suite(
         "point_maze-multi_critic-small",
@@ -160,7 +163,7 @@ def _played(chosen: Arguments, suite: Suite, name: str, options: list[str], seed
     """Episodes of the skills of one run, which is trained first where it is missing; and its directory."""
     # The chosen sum is trained where its setting was.
     setting = next((one for one, given in suite.tuned.items() if given == options), name)
-    run = chosen.runs / f"{suite.preset}-{setting.replace(' ', '_')}-{seed}"
+    run = chosen.runs / f"{suite.preset}-{setting}-{seed}"
     updates = chosen.updates or PRESETS[suite.preset].train.updates
     if code := train(suite.preset, None, run, ["--train.seed", str(seed), *options], updates):
         raise SystemExit(code)

@@ -6,9 +6,10 @@ from pathlib import Path
 import tyro
 
 from embodied.export import targets
-from embodied.types import InputError, Reward
+from embodied.types import Goal, InputError, Reward
 from experiments import export
 from experiments.models import resolve
+from experiments.skills import is_skilled
 from experiments.train import read_experiment
 
 
@@ -18,7 +19,7 @@ class Arguments:
 
     model: tyro.conf.Positional[str]  # shipped model or run directory
     out: Path  # folder of the bundle; must not exist
-    prompt: tuple[Path, ...] = ()  # prompt files; without any the tasks of the world
+    prompt: tuple[Path, ...] = ()  # prompt files; without any the tasks of the world, and some skills
     task: str | None = None  # of a policy with one task; without it the one in its run directory
     episodes: int = 50  # that each prompt is scored over
     # other runtimes that get their own files: unitree_rl, bfm_zero, mjlab, playground
@@ -35,10 +36,14 @@ def main(arguments: list[str]) -> None:
     policy, env = resolve(chosen.model)
     if "pixels" in policy.spec.obs:
         raise InputError("export: the policy acts on pixels; bundles hold policies that act on the state")
-    if Reward in policy.agent.prompts:
+    if skills := policy.options.get("skills"):
+        raise InputError(f"export: its actions are skills of '{skills}', which no robot knows; export that one")
+    if {Reward, Goal} & set(policy.agent.prompts):
         if chosen.task is not None:
             raise InputError(f"task: '{policy.agent_name}' is told what to do by prompts; leave it out")
         prompts = export.choose_prompts(policy, env, chosen.prompt)
+        if is_skilled(policy) and not chosen.prompt:
+            prompts |= export.some_skills(policy, env)
     else:
         if chosen.prompt:
             raise InputError(f"prompt: '{policy.agent_name}' has one task and takes no prompt files")

@@ -59,8 +59,4 @@ def main(arguments: list[str]) -> None:
     for policy in policies:
         print(f"wrote {policy}")
     first = policies[0].parent
-    print(f"score it:   embodied evaluate {first}")
-    if experiment.own_data:
-        print(f"see it:     embodied report {first}")
-    else:
-        print(f"prompt it:  embodied prompt {first} --reward '...'")
+    print(f"score it:   embodied evaluate {first}\nprompt it:  embodied prompt {first} --reward '...'")

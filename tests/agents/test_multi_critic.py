@@ -1,6 +1,7 @@
 """Multi-critic skills: no reward drowns another, dead ones are silent, one critic is plain PPO, constraints hold."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +45,18 @@ def rollout(agent, reward, seed=0, key=None):
     )
 
 
+@functools.cache
+def compiled(config):
+    """The agent and its update; what several tests ask for is compiled once."""
+    agent = multi_critic.make(config, SPEC)
+    return agent, quick_jit(agent.update)
+
+
 def after(config, reward):
     """(parameters, metrics) after one update."""
-    agent = multi_critic.make(config, SPEC)
+    agent, update = compiled(config)
     state, batch = rollout(agent, reward)
-    state, metrics = quick_jit(agent.update)(state, batch, jax.random.key(7))
+    state, metrics = update(state, batch, jax.random.key(7))
     return state.params, metrics
 
 

@@ -62,7 +62,7 @@ def test_parameters_are_uniform_in_their_ranges_and_exact_in_float32():
 @pytest.mark.parametrize("name", envs.WORLDS)
 def test_world_without_randomisation_has_no_columns_and_takes_vectors_of_one_that_has(name):
     plain, shaken = envs.make(name, threads=1), envs.make(name, threads=1, randomise="standard")
-    bare = plain.world.model.nq + plain.world.model.nv + plain.world.model.na + plain.world.model.nu + 1
+    bare = plain.world.model.nq + plain.world.model.nv + plain.world.model.na + plain.spec.action + 1
     length = bare + plain.world.memory.stop - plain.world.memory.start
     assert (plain.spec.physics, shaken.spec.physics) == (length, length + len(COLUMNS))
     ours, theirs = plain.reset(KEY, 2), shaken.reset(KEY, 2)

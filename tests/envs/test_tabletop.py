@@ -9,7 +9,7 @@ import pytest
 import envs
 from envs.tabletop import COSTS, LEAST, MOST, OBJECTS, WORKSPACE
 
-NAMES = ("tabletop_push", "tabletop_pick", "tabletop_push_three", "tabletop_pick_three")
+NAMES = [name for name in envs.WORLDS if name.startswith("tabletop")]
 COUNT = 3
 
 
@@ -106,12 +106,12 @@ def test_hand_pushes_the_object_along(table):
     moved = (ts.quantities["object_position"] - begin)[:, :2]
     outward = begin[:, :2] / 0.12
     assert ((moved * outward).sum(axis=1) > 0.05).all()
-    assert np.abs(moved - (moved * outward).sum(axis=1, keepdims=True) * outward).max() < 0.02
+    assert np.abs(moved - (moved * outward).sum(axis=1, keepdims=True) * outward).max() < 0.03
     assert (seen["contact"].max(axis=1) == 1).all()
     np.testing.assert_array_equal(seen["contact"][:, 0], 0)
 
 
-@pytest.mark.parametrize("name", ["tabletop_pick", "tabletop_pick_three"])
+@pytest.mark.parametrize("name", [name for name in NAMES if "pick" in name])
 def test_scripted_hand_grasps_lifts_holds_and_drops_the_object_however_it_is_turned(name):
     env = made(name)
     ts = grasped(env, 16)
@@ -217,7 +217,7 @@ def dropped(env):
 
 
 OVERSTEP = {
-    "cost_joint_margin": lambda env: moved(env, [0, 0, 1]),
+    "cost_joint_margin": lambda env: moved(env, [1, 1, 1]),  # where the stage ends, and the arm is stretched
     "cost_workspace": lambda env: moved(env, [0, 1, 0]),
     "cost_force": lambda env: moved(env, [0, 0, -1]),
     "cost_speed": dropped,

@@ -13,8 +13,9 @@ from embodied.types import InputError
 
 COUNT = 3
 KEY = jax.random.key(0)
-IN_CONTACT = ("quadruped", "tabletop_push", "tabletop_pick", "tabletop_push_three", "tabletop_pick_three")
-SLOW_TO_COMPILE = ("cheetah", "quadruped", "robot_dog", "tabletop_push", "tabletop_push_three", "tabletop_pick_three")
+TABLES = [name for name in envs.WORLDS if name.startswith("tabletop")]
+IN_CONTACT = {"quadruped", *TABLES}
+SLOW_TO_COMPILE = {"cheetah", "quadruped", "robot_dog", *TABLES} - {"tabletop_pick"}
 HOST = [pytest.param(name, "host", id=f"{name}-host") for name in envs.WORLDS]
 MJX = [
     pytest.param(name, "mjx", id=f"{name}-mjx", marks=[pytest.mark.slow] * (name in SLOW_TO_COMPILE))

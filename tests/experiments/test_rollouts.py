@@ -11,12 +11,16 @@ import pytest
 import agents
 import envs
 from agents import multi_critic, multi_critic_sac
+from embodied import promptfile
+from embodied.deploy import bundle
 from embodied.policy import load
 from embodied.train import TrainConfig
 from embodied.types import Goal, InputError, Prior, Spec
 from experiments import rollouts as own
 from experiments import train
 from experiments.cli import main
+from experiments.evaluate import evaluate_tasks
+from experiments.models import resolve
 from experiments.presets import PRESETS, Experiment, Online
 from tests.agents.chains import random_state
 
@@ -217,3 +221,49 @@ def test_command_line_says_that_data_are_missing(capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["train", "point_maze-fb-small", "--out", str(tmp_path / "out")])
     assert "data: agent 'fb' learns from stored data" in capsys.readouterr().err
+
+
+def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env, tmp_path, capsys):
+    upper = dataclasses.replace(CONFIG, channels=("loop",), skills=False, weights=(1.0,), discounts=(0.9,), moved=())
+    size = {"online": Online(WORLDS, 5), "train": dataclasses.replace(EXPERIMENT.train, batch_size=WORLDS * 5)}
+    above = dataclasses.replace(EXPERIMENT, agent=upper, skills=str(run), skill_decisions=20, **size)
+    train.run(above, None, tmp_path / "upper", quiet=True)
+    policy, world = resolve(str(tmp_path / "upper"))
+    assert policy.spec.action == world.spec.action == 2
+    assert world.spec.hold == 20 * env.spec.hold == policy.options["hold"]
+    lower = load(run)
+    z = world.latents(np.array([[0.3, -0.4]]))
+    np.testing.assert_allclose(z, np.sqrt(5) * np.array([[0.6, -0.8, 0, 0, 0]]), rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, world.params, lower.params)
+    scores = evaluate_tasks(policy, world, episodes=2)
+    assert all(np.isfinite(one.returns).all() for one in scores.values())
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(tmp_path / "upper"), "--out", str(tmp_path / "bundle")])
+    assert "export: its actions are skills of" in capsys.readouterr().err
+    for field, wrong in {"world": {"world": "walker"}, "hold": {"hold": 5}}.items():
+        with pytest.raises(InputError, match=f"skills: {field} of "):
+            train.run(dataclasses.replace(above, **wrong), None, tmp_path / "out", quiet=True)
+
+
+def test_skills_and_goals_of_a_run_go_into_a_bundle(run, tmp_path, capsys):
+    main(["prompt", str(run), "--goal", "x=0.15,y=-0.15", "--out", str(tmp_path / "there.json"), "--episodes", "1"])
+    main(["prompt", "check", str(tmp_path / "there.json"), str(run)])
+    assert "evaluated return" in capsys.readouterr().out
+    # The latent is a place: that of the buffer's state nearest to the goal.
+    z = promptfile.read(tmp_path / "there.json").z
+    place = np.asarray(load(run).buffer.obs["state"])[:, :2]
+    mean, std = (np.asarray(leaf["state"][:2]) for leaf in (load(run).spec.mean, load(run).spec.std))
+    nearest = place[np.argmin(np.square((place - [0.15, -0.15]) / place.std(0)).sum(1))]
+    np.testing.assert_allclose(z[2:4] / z[4] * std + mean, nearest, atol=1e-4)
+    with pytest.raises(SystemExit, match="2"):
+        main(["prompt", str(run), "--task", "loop", "--search", "cem"])
+    assert "search and bootstraps need rewards" in capsys.readouterr().err
+    main(["export", str(run), "--out", str(tmp_path / "skills"), "--episodes", "1"])
+    goal = ["--prompt", str(tmp_path / "there.json")]
+    main(["export", str(run), "--out", str(tmp_path / "goal"), "--episodes", "1", *goal])
+    drawn = {f"skill_{i}" for i in range(8)}
+    assert set(bundle.load(tmp_path / "skills").prompts) == drawn | set(envs.make("point_maze").tasks)
+    assert set(bundle.load(tmp_path / "goal").prompts) == {"there"}
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(run), "--out", str(tmp_path / "task"), "--task", "loop"])
+    assert "told what to do by prompts" in capsys.readouterr().err
