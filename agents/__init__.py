@@ -18,6 +18,7 @@ AGENTS = {
     "td3": "agents.td3",
     "bc": "agents.bc",
     "multi_critic": "agents.multi_critic",
+    "multi_critic_sac": "agents.multi_critic_sac",
     "rnd": "agents.rnd",
 }
 

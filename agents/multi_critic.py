@@ -24,25 +24,21 @@ where it is told, for objectives that know directions), Prior (one skill at rand
 """
 
 import dataclasses
-import itertools
 import math
 from typing import Any, Literal, NamedTuple, get_args, no_type_check
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
-from agents import discovery
-from embodied.data.normalize import Inputs, observation_inputs
-from embodied.nets.encoders import Net, encoder, project
+from agents import kinds
+from embodied.data.normalize import observation_inputs
+from embodied.nets.encoders import Net, encoder, with_head
 from embodied.policy_gradient import (
     advantages,
     clipped,
-    cosines,
     divergence,
     explained,
     gaussian_log_prob,
@@ -54,46 +50,26 @@ from embodied.policy_gradient import (
     weighted,
     with_moments,
 )
-from embodied.ranges import check_choice, check_ranges
-from embodied.types import (
-    Agent,
-    Batch,
-    Goal,
-    InputError,
-    Motion,
-    Needs,
-    Obs,
-    Params,
-    Prior,
-    Prompt,
-    RandomKey,
-    Spec,
-    nearest,
-)
+from embodied.ranges import check_choice, join_ranges
+from embodied.types import Agent, Batch, Needs, Obs, Params, RandomKey, Spec
 
-RANGES = {
-    "[1, inf)": ("hidden", "epochs", "minibatches"),
-    "[0, inf)": ("layers", "lr", "lr_multiplier", "entropy", "dead"),
-    "(0, inf)": ("clip", "kl", "noise", "gradient"),
-    "[0, 1]": ("trace", "momentum"),
-}
+RANGES = join_ranges(
+    kinds.RANGES,
+    {
+        "[1, inf)": ("hidden", "epochs", "minibatches"),
+        "[0, inf)": ("layers", "lr", "entropy", "dead"),
+        "(0, inf)": ("clip", "kl", "noise", "gradient"),
+        "[0, 1]": ("trace", "momentum"),
+    },
+)
 STEP_SIZES = (1e-5, 1e-2)  # of the actor, however small or large its divergence
-MULTIPLIERS = (-7.0, 7.0)  # logarithms
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(kinds.Config):
     """Three kinds of reward for a hand over a table; sizes and rates as is common where PPO meets robots."""
 
-    channels: tuple[str, ...] = ("reach", "safety")  # tasks of the world whose rewards have a critic each
-    skills: bool = True  # whether skill discovery is the last kind of reward, and the policy reads a skill
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # w_k of each kind, that of skills last
-    discounts: tuple[float, ...] = (0.95, 0.95, 0.99)  # of each kind, per decision, in [0, 1)
-    budgets: tuple[float, ...] = ()  # largest mean cost per decision of each kind; inf = no constraint, () = no kind is
-    critics: Literal["each", "one"] = "each"  # "one": of the weighted sum of rewards, with the last discount
     trunk: Literal["apart", "shared"] = "apart"  # whether critics share all but their last layer
-    moved: tuple[str, ...] = ()  # parts of the state that skills shall move; () = all of it
-    skill: discovery.Config = discovery.Config()  # how skills are discovered
     hidden: int = 256  # width of actor and critics
     layers: int = 3  # hidden layers of each
     trace: float = 0.95  # lambda
@@ -107,31 +83,10 @@ class Config:
     noise: float = 1.0  # standard deviation of actions at first
     dead: float = 1e-6  # spread of advantages below which a reward says nothing
     momentum: float = 0.99  # of the moments of critics' targets
-    lr_multiplier: float = 0.05  # of log multipliers per update, for a cost of twice its budget
-    inputs: Inputs = "standardized"  # by the statistics of random actions; or "raw"
 
     def __post_init__(self) -> None:
-        check_ranges("multi_critic", self, RANGES)
-        check_choice("multi_critic", "critics", self.critics, get_args(Literal["each", "one"]))
+        kinds.check("multi_critic", self, RANGES)
         check_choice("multi_critic", "trunk", self.trunk, get_args(Literal["apart", "shared"]))
-        check_choice("multi_critic", "inputs", self.inputs, get_args(Inputs))
-        kinds = self.kinds
-        if not kinds:
-            raise InputError("multi_critic: channels must name a task, or skills be True, so that there is a reward")
-        for name in ("weights", "discounts", *["budgets"] * bool(self.budgets)):
-            if len(getattr(self, name)) != len(kinds):
-                raise InputError(f"multi_critic: {name} must be one number for each of {', '.join(kinds)}")
-        if min(self.weights) < 0 or not max(self.weights):
-            raise InputError(f"multi_critic: weights must not be below 0, nor all of them 0, got {self.weights}")
-        if not all(0 <= discount < 1 for discount in self.discounts):
-            raise InputError(f"multi_critic: discounts must be in [0, 1), got {self.discounts}")
-        if self.budgets and self.critics == "one":
-            raise InputError("multi_critic: budgets need critics 'each': a sum of rewards has no weights that move")
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """What the rewards are of, one after the other."""
-        return (*self.channels, *["skill"] * self.skills)
 
     def tiny(self) -> "Config":
         """The same algorithm small enough for tests."""
@@ -165,22 +120,12 @@ class Rollout(NamedTuple):
 
 
 def make(config: Config, spec: Spec) -> Agent:
-    """The agent for a world, which learns from rollouts [E, T] of its own (`Needs.channels`).
-
-    A latent names a skill, [z, 0, 0] on the sphere, or a place, [0, x, 1] on the sphere: a place is read as x times
-    the last number, and the skill that leads there is chosen anew in every state.
-    """
+    """The agent for a world, which learns from rollouts [E, T] of its own (`Needs.channels`)."""
     see = observation_inputs(config.inputs, spec, ("state",))
-    columns = columns_of(spec, config.moved)
-    skills = discovery.make(config.skill, tuple(map(len, columns)))
-    moved = np.concatenate(columns)
-    width = skills.skill if config.skills else 0
-    kinds = config.kinds if config.critics == "each" else ("sum",)
-    discounts = jnp.asarray(config.discounts if config.critics == "each" else config.discounts[-1:])
-    actor, critic = networks(config, spec, len(kinds))
+    skills = kinds.make("multi_critic", config, spec, see)
+    names, discounts = kinds.judged(config)
+    actor, critic = networks(config, spec, len(names))
     optimizer = optax.scale_by_adam()
-    knows_directions = config.skills and skills.toward is not None
-    taken = (Goal, Motion, Prior) if knows_directions else (Prior,)
 
     def policy(params: Params, x: Array, z: Array) -> Array:
         return actor.apply(params["actor"]["mean"], jnp.concatenate([x, z], -1))
@@ -196,55 +141,44 @@ def make(config: Config, spec: Spec) -> Agent:
     def init(key: RandomKey, batch: Batch) -> State:
         key_actor, key_critic, key_skill = jax.random.split(key, 3)
         x = see(batch.obs)
-        inputs = jnp.concatenate([x, jnp.zeros((len(x), width))], -1)
+        inputs = jnp.concatenate([x, jnp.zeros((len(x), skills.width))], -1)
+        skill, skill_state = skills.init(key_skill, x)
         # Small first actions, and values that know nothing: a kind of reward that never comes keeps advantages of 0.
-        mean, value = (
-            net.init(one, inputs) | {"head": jax.tree.map(lambda leaf, s=size: s * leaf, net.init(one, inputs)["head"])}
-            for net, one, size in ((actor, key_actor, 0.01), (critic, key_critic, 0.0))
-        )
+        mean = with_head(actor.init(key_actor, inputs), 0.01)
         params = {
             "actor": {"mean": mean, "log_std": jnp.full(spec.action, math.log(config.noise), jnp.float32)},
-            "critic": value,
-            "moments": {"mean": jnp.zeros(len(kinds)), "scale": jnp.ones(len(kinds))},
-            "skill": skills.init(key_skill, x[:, moved]) if config.skills else {},
+            "critic": with_head(critic.init(key_critic, inputs), 0.0),
+            "moments": {"mean": jnp.zeros(len(names)), "scale": jnp.ones(len(names))},
+            "skill": skill,
         }
-        states = {name: optimizer.init(params[name]) for name in ("actor", "critic")}
-        states |= {"skill": skills.optimizer.init(params["skill"])} if config.skills else {}
+        states = {name: optimizer.init(params[name]) for name in ("actor", "critic")} | {"skill": skill_state}
         return State(params, states, jnp.float32(config.lr), jnp.zeros(len(config.kinds)), jnp.int32(0))
 
     def update(state: State, batch: Batch, key: RandomKey) -> tuple[State, dict[str, Array]]:
         key_skill, key_order = jax.random.split(key)
         worlds, decisions = batch.action.shape[:2]
-        x, next_x, z = see(rows(batch.obs)), see(rows(batch.next_obs)), named(rows(batch.latent))
-        params, states, metrics = state.params, state.optimizer, {}
-        reward = batch.reward
-        if config.skills:
-            before, after = x[:, moved], next_x[:, moved]
-            inside = rows(batch.discount)  # behind a termination comes another episode
-            learned, skill_state, metrics = learn_skills(
-                skills, params["skill"], states["skill"], (before, after, z, inside), config.minibatches, key_skill
-            )
-            params, states = params | {"skill": learned}, states | {"skill": skill_state}
-            gained = skills.reward(learned, before, after, z).sum(-1) * inside
-            reward = jnp.concatenate([reward, gained.reshape(worlds, decisions, 1)], -1)
-        metrics |= {f"reward/{name}": reward[..., k].mean() for k, name in enumerate(config.kinds)}
-        log_multiplier = state.log_multiplier + config.lr_multiplier * excess(config, reward)
-        log_multiplier = jnp.clip(log_multiplier, *MULTIPLIERS)
-        weight = jnp.asarray(config.weights) * jnp.exp(log_multiplier)
-        if config.critics == "one":
-            share = weight / weight.sum()
-            reward, weight = (reward * share[None, None]).sum(-1, keepdims=True), jnp.ones(1)
+        x, next_x, z = see(rows(batch.obs)), see(rows(batch.next_obs)), skills.named(rows(batch.latent))
+        params, states = state.params, state.optimizer
+        data = (x, next_x, z, rows(batch.discount))  # behind a termination comes another episode
+        learned, skill_state, gained, metrics = skills.learn(
+            params["skill"], states["skill"], data, config.minibatches, key_skill
+        )
+        params, states = params | {"skill": learned}, states | {"skill": skill_state}
+        reward = jnp.concatenate([rows(batch.reward), gained], -1)
+        metrics |= {f"reward/{name}": reward[:, k].mean() for k, name in enumerate(config.kinds)}
+        log_multiplier, weight, reward = kinds.weighed(config, state.log_multiplier, reward)
 
-        shape = (worlds, decisions, len(kinds))
+        shape = (worlds, decisions, len(names))
         value, next_value = (values(params, one, z).reshape(shape) for one in (x, next_x))
-        found = advantages(reward, value, next_value, batch.discount, batch.last, discounts, config.trace)
+        reward = reward.reshape(shape)
+        found = advantages(reward, value, next_value, batch.discount, batch.last, jnp.asarray(discounts), config.trace)
         target = rows(found + value)
         spread = rows(found).std(0)
         each, alive = normalised(rows(found), config.dead), spread >= config.dead
         metrics |= {
             f"critic/{what}_{name}": one[k]
             for what, one in (("explained", explained(target, rows(value))), ("spread", spread))
-            for k, name in enumerate(kinds)
+            for k, name in enumerate(names)
         }
         params = with_moments(params, *target_moments(params["moments"], target, alive, state.count, config.momentum))
         actor_params, action = params["actor"], rows(batch.action)
@@ -260,7 +194,7 @@ def make(config: Config, spec: Spec) -> Agent:
             (target - params["moments"]["mean"][None]) / params["moments"]["scale"][None],
         )
         order = minibatches(key_order, len(x), config.epochs, config.minibatches)
-        metrics |= interference(params["actor"], jax.tree.map(lambda leaf: leaf[order[0]], rollout))
+        metrics |= interfering(params["actor"], jax.tree.map(lambda leaf: leaf[order[0]], rollout))
         now, old_log_std = (params, states, state.lr), actor_params["log_std"]
 
         def step_of(now: Any, index: Array) -> Any:
@@ -268,7 +202,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
         (params, states, lr), steps = jax.lax.scan(step_of, now, order)
         metrics |= {name: values.mean() for name, values in steps.items()}
-        metrics |= {f"weight/{name}": weight[k] for k, name in enumerate(kinds)} if config.budgets else {}
+        metrics |= {f"weight/{name}": weight[k] for k, name in enumerate(names)} if config.budgets else {}
         return State(params, states, lr, log_multiplier, state.count + 1), metrics
 
     def actor_loss(actor_params: Params, part: Rollout, advantage: Array) -> tuple[Array, Array]:
@@ -288,7 +222,7 @@ def make(config: Config, spec: Spec) -> Agent:
         lr = jnp.where(kl > 2 * config.kl, lr / 1.5, jnp.where(kl < config.kl / 2, lr * 1.5, lr))
         lr = jnp.clip(lr, *STEP_SIZES)
         critic_value, critic_grad = jax.value_and_grad(critic_loss)(params["critic"], part)
-        members = len(kinds) if config.trunk == "apart" else 0
+        members = len(names) if config.trunk == "apart" else 0
         parts = {
             "actor": (clipped(grad, config.gradient), lr),
             "critic": (clipped(critic_grad, config.gradient, members), config.lr),
@@ -300,92 +234,28 @@ def make(config: Config, spec: Spec) -> Agent:
         metrics = {"loss/actor": loss, "loss/critic": critic_value, "actor/kl": kl, "actor/step_size": lr}
         return (params, states, lr), metrics | {"grad/actor": optax.tree.norm(grad)}
 
-    def interference(actor_params: Params, part: Rollout) -> dict[str, Array]:
+    def interfering(actor_params: Params, part: Rollout) -> dict[str, Array]:
         """Cosines between what each kind of reward alone would do to the actor, on some rows of the rollout."""
-        if len(kinds) < 2:
+        if len(names) < 2:
             return {}
         alone = lambda advantage: jax.grad(actor_loss, has_aux=True)(actor_params, part, advantage)[0]["mean"]  # noqa: E731
-        gradients = jax.vmap(lambda one: ravel_pytree(alone(one))[0])(part.each.T)
-        found = cosines(gradients)
-        pairs = itertools.combinations(range(len(kinds)), 2)
-        return {f"cosine/{kinds[i]}_{kinds[j]}": found[i, j] for i, j in pairs}
-
-    def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
-        if isinstance(prompt, Prior):
-            skill = skills.draw(key, 1)[0] if config.skills else jnp.zeros(0)
-            return project(jnp.concatenate([skill, jnp.zeros(len(moved) + 1 if knows_directions else 0)]))
-        if isinstance(prompt, Goal | Motion) and knows_directions:
-            there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
-            z = project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
-            return z if isinstance(prompt, Motion) else z[0]
-        names = ", ".join(kind.__name__ for kind in taken)
-        raise TypeError(f"multi_critic takes {names} prompts, got {type(prompt).__name__}")
+        return kinds.interference(names, jax.vmap(alone)(part.each.T))
 
     def act(params: Params, obs: Obs, z: Array, carry: Any, key: RandomKey | None) -> tuple[Array, Any]:
         x = see(obs)
-        mean = policy(params, x, skill_of(params, x, jnp.broadcast_to(z, (len(x), z.shape[-1]))))
+        mean = policy(params, x, skills.chosen(params, x, jnp.broadcast_to(z, (len(x), z.shape[-1]))))
         if key is None:
             return jnp.clip(mean, -1.0, 1.0), carry
         # Not clipped: worlds do that, and its probability is that of the draw.
         return mean + jnp.exp(params["actor"]["log_std"])[None] * jax.random.normal(key, mean.shape), carry
 
-    def named(z: Array) -> Array:
-        return skills.length * discovery.on_sphere(z[:, :width])
-
-    def skill_of(params: Params, x: Array, z: Array) -> Array:
-        if not knows_directions:
-            return named(z)
-        asked = z[:, -1:]
-        there = z[:, width:-1] / jnp.maximum(asked, 1e-6)
-        return jnp.where(asked > 1e-6, skills.toward(params["skill"], x[:, moved], there), named(z))
-
-    return Agent(init, update, prompt, lambda count: (), act, taken, needs=Needs(channels=config.channels))
+    needs = Needs(channels=config.channels)
+    return Agent(init, update, skills.prompt, lambda count: (), act, skills.prompts, needs=needs)
 
 
-def columns_of(spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:
-    """The columns of the state that each named part has; all of them in one part where none is named.
-
-    Raises InputError for a part that the world's state lacks.
-    """
-    if not moved:
-        return [np.arange(spec.obs["state"][0])]
-    for name in moved:
-        if name not in spec.parts:
-            raise InputError(f"multi_critic: moved: the state has no part '{name}'; {nearest(name, spec.parts)}")
-    return [np.arange(*spec.parts[name]) for name in moved]
-
-
-def networks(config: Config, spec: Spec, kinds: int) -> tuple[Net, Net]:
+def networks(config: Config, spec: Spec, count: int) -> tuple[Net, Net]:
     """The actor's means [N, A], and values [K, N, 1] of critics apart or [N, K] of one trunk."""
     actor = encoder(config.hidden, config.layers, spec.action, on_sphere=False)
     if config.trunk == "shared":
-        return actor, encoder(config.hidden, config.layers, kinds, on_sphere=False)
-    return actor, encoder(config.hidden, config.layers, 1, on_sphere=False, members=kinds)
-
-
-def learn_skills(
-    skills: discovery.Discovery, params: Params, state: PyTree, data: tuple[Array, ...], parts: int, key: RandomKey
-) -> tuple[Params, PyTree, dict[str, Array]]:
-    """Parameters and optimiser state after one pass over the rollout, and mean metrics."""
-    key_order, key_loss = jax.random.split(key)
-    order = minibatches(key_order, len(data[0]), 1, parts)
-
-    def one(now: tuple[Params, PyTree], given: tuple[Array, RandomKey]) -> Any:
-        params, state = now
-        index, key = given
-        grad, metrics = jax.grad(skills.loss, has_aux=True)(params, *(leaf[index] for leaf in data), key)
-        delta, state = skills.optimizer.update(grad, state, params)
-        return (optax.apply_updates(params, delta), state), metrics
-
-    (params, state), metrics = jax.lax.scan(one, (params, state), (order, jax.random.split(key_loss, len(order))))
-    return params, state, {name: values.mean() for name, values in metrics.items()}
-
-
-def excess(config: Config, reward: Float[Array, "E T K"]) -> Float[Array, " K"]:
-    """How far the mean cost of a decision is above its budget, as a share of it; 0 for rewards that are no costs."""
-    if not config.budgets:
-        return jnp.zeros(reward.shape[-1])
-    budget = jnp.asarray(config.budgets)
-    limited = jnp.isfinite(budget)
-    safe = jnp.where(limited, jnp.maximum(budget, 1e-3), 1.0)
-    return jnp.where(limited, -reward.mean((0, 1)) / safe - 1.0, 0.0)
+        return actor, encoder(config.hidden, config.layers, count, on_sphere=False)
+    return actor, encoder(config.hidden, config.layers, 1, on_sphere=False, members=count)

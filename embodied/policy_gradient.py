@@ -106,7 +106,7 @@ def clipped(gradient: PyTree, limit: float, members: int = 0) -> PyTree:
 def target_moments(
     before: Params, target: Float[Array, "N K"], alive: Bool[Array, " K"], count: Array, momentum: float
 ) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-    """Moving mean and deviation of each critic's targets; those of the first update are its own."""
+    """Moving mean and deviation of each critic's targets; those of the first update (count 0) are its own."""
     keep = jnp.where(count == 0, 0.0, momentum)
     mean = keep * before["mean"] + (1 - keep) * target.mean(0)
     square = keep * (jnp.square(before["scale"]) + jnp.square(before["mean"])) + (1 - keep) * jnp.square(target).mean(0)
@@ -120,7 +120,8 @@ def with_moments(params: Params, mean: Float[Array, " K"], scale: Float[Array, "
     ratio = before["scale"] / scale
     kernel, bias = critic["head"]["kernel"], critic["head"]["bias"]
     shift = (before["mean"] - mean) / scale
-    if kernel.ndim == 3:  # one critic each: [K, H, 1] and [K, 1]
+    if kernel.ndim == 3:  # critics apart, so many in a row for each kind: [M, H, 1] and [M, 1]
+        ratio, shift = (jnp.repeat(one, kernel.shape[0] // mean.shape[0]) for one in (ratio, shift))
         head = {"kernel": kernel * ratio[:, None, None], "bias": bias * ratio[:, None] + shift[:, None]}
     else:  # a shared trunk: [H, K] and [K]
         head = {"kernel": kernel * ratio[None], "bias": bias * ratio + shift}

@@ -48,9 +48,9 @@ class Batch:
     obs: Obs  # leaves [B, ...]
     action: Float[Array, "B A"]
     next_obs: Obs  # leaves [B, ...]
-    reward: Float[Array, " B"]  # zeros for reward-free data; [B, T, C] with the agent's C channels in rollouts
+    reward: Float[Array, " B"]  # zeros for reward-free data; [B, C] for an agent of C channels
     discount: Float[Array, " B"]
-    latent: Float[Array, "B D"] | None = None  # latents worth training on, where the source knows some
+    latent: Float[Array, "B D"] | None = None  # what the actor was told; or, of stored data, is worth training on
     future: Obs | None = None  # leaves [B, ...]: a later moment of the same episode, where the agent needs one
     chain: Chain | None = None  # what follows each transition, where the agent needs it
     last: Bool[Array, "B T"] | None = None  # in rollouts: an episode ends here, for whatever reason
@@ -97,13 +97,7 @@ class Spec:
     def example(self, batch: int = 2) -> Batch:
         """A zero-filled batch of the right shapes, for `Agent.init` and for tracing."""
         obs = {name: jnp.zeros((batch, *shape), obs_type(name)) for name, shape in self.obs.items()}
-        return Batch(
-            obs=obs,
-            action=jnp.zeros((batch, self.action)),
-            next_obs=obs,
-            reward=jnp.zeros(batch),
-            discount=jnp.ones(batch),
-        )
+        return Batch(obs, jnp.zeros((batch, self.action)), obs, jnp.zeros(batch), jnp.ones(batch))
 
 
 class Quantity(NamedTuple):
@@ -251,6 +245,7 @@ class Needs(NamedTuple):
     future: float | None = None  # a moment k decisions ahead, P(k) ~ future^k from k = 1 to the end of the episode
     chain: int = 0  # so many transitions in a row
     channels: tuple[str, ...] | None = None  # rollouts of the agent's own, with the rewards of these tasks side by side
+    replay: bool = False  # of these rollouts: transitions drawn from the latest ones, not each of them whole and once
 
 
 TRANSITIONS = Needs()  # nothing else

@@ -13,7 +13,7 @@ import envs
 from embodied.types import Env, InputError, Spec, nearest
 from envs.forms import FORMS
 from experiments.models import shipped
-from experiments.presets import COLLECT, PRESETS
+from experiments.presets import COLLECT, PRESETS, Experiment
 
 WIDTH = 90  # characters of names in a line of the overview
 
@@ -47,7 +47,7 @@ def presets(worlds: Sequence[str]) -> list[str]:
             f"{preset.train.updates:,}",
             f"{preset.train.batch_size}",
             _hold(preset.hold),
-            _data_of(preset.online.worlds, preset.task),
+            _data_of(preset),
         ]
         for name, preset in PRESETS.items()
         if preset.world in worlds
@@ -70,9 +70,11 @@ def _hold(hold: int | None) -> str:
     return "world's" if hold is None else f"{hold}"
 
 
-def _data_of(rollouts: int, task: str | None) -> str:
-    data = "stored data and own rollouts" if rollouts else "stored data"
-    return f"{data}, rewards of '{task}'" if task else data
+def _data_of(preset: Experiment) -> str:
+    if preset.own_data:
+        return "own rollouts"
+    data = "stored data and own rollouts" if preset.online.worlds else "stored data"
+    return f"{data}, rewards of '{preset.task}'" if preset.task else data
 
 
 def worlds(worlds: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Generic, TypeVar
 
-from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, multi_critic, onestep_fb, rldp, rnd, td3, td_jepa
+from agents import byol, byol_gamma, fb, hilp, icvf, kinds, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
 from embodied.sight import Image
 from embodied.train import TrainConfig
@@ -70,9 +70,9 @@ class Experiment(Generic[AgentConfig]):
         check_ranges("train", self, EXPERIMENT_RANGES)
 
     @property
-    def on_policy(self) -> bool:
-        """Whether it learns from rollouts of its latest parameters alone (`online`), and no stored data."""
-        return isinstance(self.agent, multi_critic.Config)
+    def own_data(self) -> bool:
+        """Whether it learns from rollouts of its own alone (`online`), and no stored data."""
+        return isinstance(self.agent, kinds.Config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +274,10 @@ for _world, (_config, _worlds, _decisions, _updates) in skill_agents.WORLDS.item
     _budget = TrainConfig(_updates, _worlds * _decisions, chunk=1)
     PRESETS[f"{_world}-multi_critic-small"] = Experiment(
         _world, _config, _budget, online=Online(_worlds, _decisions), evaluate_every=0
+    )
+for _world, (_config, _worlds, _decisions, _updates, _chunk) in skill_agents.REPLAYED.items():
+    PRESETS[f"{_world}-multi_critic_sac-small"] = Experiment(
+        _world, _config, TrainConfig(_updates, 256, _chunk), online=Online(_worlds, _decisions)
     )
 
 COLLECT: dict[str, Collect] = {

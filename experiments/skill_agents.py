@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from agents import discovery, multi_critic
+from agents import discovery, multi_critic, multi_critic_sac
 
 DISCOVERY = discovery.Config(objective="csf", skill_dim=2, hidden=128, lr=3e-4)
 SIZES = multi_critic.Config(
@@ -23,4 +23,16 @@ WORLDS = {  # world -> (agent, worlds side by side, decisions of a rollout, upda
     "tabletop_pick": (PICK, 64, 100, 400),
     "tabletop_push_three": (PUSH, 64, 100, 400),
     "tabletop_pick_three": (PICK, 64, 100, 400),
+}
+
+# Off-policy: fewer decisions, each of them gone through many times.
+SAC_SIZES = multi_critic_sac.Config(
+    channels=(), weights=(1.0,), discounts=(0.99,), hidden=128, skill=DISCOVERY, tau=0.02, lr=1e-3
+)
+SAC_PUSH = dataclasses.replace(
+    SAC_SIZES, channels=PUSH.channels, weights=PUSH.weights, discounts=PUSH.discounts, moved=PUSH.moved
+)
+REPLAYED = {  # world -> (agent, worlds side by side, decisions of a rollout, updates, updates after each rollout)
+    "point_maze": (dataclasses.replace(SAC_SIZES, moved=("position",)), 8, 100, 20_000, 50),
+    "tabletop_push": (SAC_PUSH, 8, 100, 40_000, 50),
 }

@@ -16,7 +16,7 @@ from embodied.data.dataset import Dataset
 from embodied.policy import Buffer, Policy
 from embodied.train import Hook, train
 from embodied.types import Env, InputError, Run, Spec, nearest
-from experiments import onpolicy, results
+from experiments import results, rollouts
 from experiments.collect import load_data, make_env, world_options
 from experiments.evaluate import evaluate_tasks, task_features
 from experiments.models import steered
@@ -52,8 +52,8 @@ def run(experiment: Experiment, data: Path | None, out: Path, quiet: bool = Fals
     prepared = prepare(experiment, data)
     made = agents.module(agent_name(experiment)).make(experiment.agent, prepared.spec)
     agent = begun_with(made, flow_of(experiment, prepared.spec))
-    if experiment.on_policy:
-        source = onpolicy.make_source(experiment, agent, prepared.spec, prepared.env)
+    if experiment.own_data:
+        source = rollouts.make_source(experiment, agent, prepared.spec, prepared.env)
     else:
         source = make_source(experiment, agent, prepared.spec, prepared.env, prepared.stored, prepared.episodes)
     if parallel.is_first():
@@ -80,13 +80,13 @@ def prepare(experiment: Experiment, data: Path | None) -> Prepared:
     Raises InputError for data of another world, or that lack something, and where data are not asked for or missing.
     """
     name = agent_name(experiment)
-    if experiment.on_policy and data is not None:
+    if experiment.own_data and data is not None:
         raise InputError(f"data: agent '{name}' learns from rollouts of its own alone; leave {data} out")
     env = make_env(experiment.world, experiment.hold, experiment.randomise, pixels=experiment.pixels)
     if experiment.skills:
         env = steered(env, experiment.skills, experiment.skill_decisions)
-    if experiment.on_policy:
-        return _described(env, [], onpolicy.random_actions(experiment, env))
+    if experiment.own_data:
+        return _described(env, [], rollouts.random_actions(experiment, env))
     if data is None:
         raise InputError(f"data: agent '{name}' learns from stored data; make some with `embodied collect`")
     episodes, metadata = load_data(data, experiment.world, experiment.pixels)
@@ -182,8 +182,8 @@ def relabel(stored: Dataset, env: Env, task: str, chunk: int = 50_000) -> Datase
 def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
     """States for reward prompts: rows behind a transition of the stored data, or of the ring where there is one."""
     generator = np.random.Generator(np.random.PCG64(experiment.train.seed))
-    if isinstance(run.source, onpolicy.State):
-        obs, physics = onpolicy.visited(run.source)
+    if isinstance(run.source, rollouts.State):
+        obs, physics = rollouts.visited(run.source)
         index = generator.permutation(len(physics))[: experiment.buffer]
         return Buffer({name: leaf[index] for name, leaf in obs.items()}, physics[index])
     if experiment.online.worlds:

@@ -63,14 +63,14 @@ def episodes(trajectory: Trajectory) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def as_steps(trajectory: Trajectory, reward: Float[np.ndarray, "E T"] | None = None) -> Steps:
+def as_steps(trajectory: Trajectory, reward: Float[np.ndarray, "E T *C"] | None = None) -> Steps:
     """The trajectory as ring rows: leaves [E * (T + 1), ...], float32 physics, zero rewards unless given."""
     reward = np.zeros(trajectory.action.shape[:2]) if reward is None else reward
     host = jax.device_get(trajectory)
     pad = lambda x: np.concatenate([x, x[:, -1:]], 1)  # noqa: E731
 
     def flat(x: Any) -> Any:
-        return np.asarray(x, np.float32).reshape(-1, *x.shape[2:])
+        return np.asarray(x, np.float32).reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
     return Steps(
         obs={name: flat(leaf) for name, leaf in host.obs.items()},

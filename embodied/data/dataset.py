@@ -32,9 +32,10 @@ class Steps:
 
     obs: Mapping[str, Array]  # leaves [M, ...]
     action: Float[Array, "M A"]  # taken in row i; unused in an episode's last row
-    reward: Float[Array, " M"]  # of the transition that begins in row i
+    reward: Float[Array, " M"]  # of the transition that begins in row i; [M, C] for an agent of C channels
     discount: Float[Array, " M"]  # of the transition that begins in row i
     physics: Float[Array, "M P"]  # float32 physics state of row i
+    latent: Float[Array, "M D"] | None = None  # what the actor was told in row i, where that is kept
     frames: UInt8[Array, "M H W 3"] | None = None  # what a camera saw in row i
     age: Int[Array, " M"] | None = None  # with frames: rows between the first of a life and row i
 
@@ -109,6 +110,7 @@ def gather(steps: Steps, index: Int[Array, " B"]) -> Batch:
         next_obs=observations(steps, index + 1),
         reward=steps.reward[index],
         discount=steps.discount[index],
+        latent=None if steps.latent is None else steps.latent[index],
     )
 
 

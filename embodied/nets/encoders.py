@@ -185,6 +185,11 @@ def mlp(hidden: int, layers: int, out: int, members: int = 0, spectral: bool = F
     return _net(_Mlp(hidden, layers, out, members, spectral))
 
 
+def with_head(params: PyTree, size: float) -> PyTree:
+    """The parameters of a network with its last layer multiplied by `size`."""
+    return params | {"head": jax.tree.map(lambda leaf: size * leaf, params["head"])}
+
+
 def count(params: PyTree) -> int:
     """The number of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -148,9 +148,10 @@ def line(name: str, row: dict[str, Any]) -> str:
 def cost(run: Path) -> dict[str, float]:
     """Decisions and seconds of a run, and the share of the seconds that was learning and not simulation."""
     rows = read_metrics(run)
-    online = read_experiment(run)["experiment"]["online"]
+    experiment = read_experiment(run)["experiment"]
+    online, rollouts = experiment["online"], rows[-1]["step"] // experiment["train"]["chunk"]
     seconds, refill = (sum(row[name] for row in rows) for name in ("time/seconds", "time/refill"))
-    decisions = rows[-1]["step"] * online["worlds"] * online["decisions"]
+    decisions = rollouts * online["worlds"] * online["decisions"]
     return {"decisions": decisions, "seconds": seconds, "share_of_learning": 1 - refill / seconds}
 
 

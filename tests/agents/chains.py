@@ -18,7 +18,7 @@ from embodied.types import Agent, Batch, Chain, Prior, Run, Source, Spec
 ALIKE = {"laplacian": "hilp", "icvf": "hilp", "byol": "hilp", "byol_gamma": "hilp", "rldp": "fb"}
 AGENTS: list[Any] = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in agents.AGENTS]
 # Those that learn from stored transitions, and not from rollouts of their own.
-OFF_POLICY = [name for name in AGENTS if name != "multi_critic"]
+OF_STORED_DATA = [name for name in AGENTS if name not in ("multi_critic", "multi_critic_sac")]
 
 # Programs that run a few times: compiling them without optimisation takes half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -73,18 +73,26 @@ def with_what_follows(batch: Batch, spec: Spec, rng: np.random.Generator, length
 
 
 def for_agent(batch: Batch, agent: Agent, spec: Spec) -> Batch:
-    """The batch as the agent learns from it: for one that learns from rollouts, four of them, made of its rows."""
+    """The batch as the agent learns from it: for one that makes its data, with rewards of its channels and latents.
+
+    For one that learns from whole rollouts, four of them are made of its rows.
+    """
     channels = agent.needs.channels
     if channels is None:
         return batch
-    as_rollouts = lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:])  # noqa: E731
-    rolled = jax.tree.map(as_rollouts, batch.replace(future=None, chain=None))
     state = jax.eval_shape(agent.init, jax.random.key(0), spec.example())
     (width,) = jax.eval_shape(agent.prompt, state.params, Prior(), jax.random.key(0)).shape
-    latent = np.random.default_rng(8).normal(size=(4, 1, width)) * np.ones((1, rolled.reward.shape[1], 1))
-    reward = rolled.reward[..., None] * jnp.arange(1.0, len(channels) + 1)[None, None]
-    last = (rolled.discount == 0).at[:, -1].set(True)
-    return rolled.replace(reward=reward, latent=jnp.asarray(latent, jnp.float32), last=last)
+    latent = np.repeat(np.random.default_rng(8).normal(size=(4, width)), len(batch.reward) // 4, 0)
+    made = batch.replace(
+        reward=batch.reward[:, None] * jnp.arange(1.0, len(channels) + 1)[None],
+        latent=jnp.asarray(latent, jnp.float32),
+        future=None,
+        chain=None,
+    )
+    if agent.needs.replay:
+        return made
+    rolled = jax.tree.map(lambda leaf: leaf.reshape(4, -1, *leaf.shape[1:]), made)
+    return rolled.replace(last=(rolled.discount == 0).at[:, -1].set(True))
 
 
 class Table(NamedTuple):

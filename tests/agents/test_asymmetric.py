@@ -12,7 +12,7 @@ import agents
 from agents import td3, td_jepa
 from embodied.policy import Buffer, Policy
 from embodied.types import Agent, Batch, Goal, InputError, Reward, Spec
-from tests.agents.chains import OFF_POLICY, quick_jit, random_batch, random_state
+from tests.agents.chains import OF_STORED_DATA, quick_jit, random_batch, random_state
 
 SYMMETRIC = Spec(obs={"state": (4,)}, action=2)
 # The order in which a file or a tree of JAX would put the names.
@@ -24,7 +24,7 @@ PROMPTABLE = ("td_jepa", "onestep_fb", *FORWARD_BACKWARD, *SUCCESSOR)
 
 
 # A clone has nothing beside its actor.
-LEARNERS = [name for name in OFF_POLICY if name != "bc"]
+LEARNERS = [name for name in OF_STORED_DATA if name != "bc"]
 
 
 class Case(NamedTuple):

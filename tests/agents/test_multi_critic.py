@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from agents import multi_critic
+from agents import discovery, multi_critic
 from agents.multi_critic import Config
 from embodied.policy_gradient import with_moments
 from embodied.types import Batch, Goal, InputError, Prior, Reward, Spec
@@ -208,7 +208,7 @@ def test_goals_are_reached_for_by_the_skill_that_leads_there_from_every_state():
     z = agent.prompt(state.params, Goal({"state": goal}), jax.random.key(0))
     obs = {"state": jnp.asarray(np.random.default_rng(0).normal(size=(4, 5)), jnp.float32)}
     wanted, _ = agent.act(state.params, obs, z, (), None)
-    embed = multi_critic.discovery.make(config.skill, (3,)).embed
+    embed = discovery.make(config.skill, (3,)).embed
     move = embed(state.params["skill"], goal[None, 2:]) - embed(state.params["skill"], obs["state"][:, 2:])
     skill = move / jnp.linalg.norm(move, axis=-1, keepdims=True)
     nowhere = jnp.zeros((4, 4))

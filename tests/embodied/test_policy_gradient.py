@@ -100,6 +100,21 @@ def test_gradients_are_clipped_whole_or_member_by_member():
     np.testing.assert_allclose(each["bias"], [0.8, 0.4], rtol=1e-5)
 
 
+def test_values_stay_what_they_were_when_moments_change_also_where_each_kind_has_two_critics():
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=(4, 5, 3))  # of four critics, two for each of two kinds, on five rows
+    head = {"kernel": jnp.asarray(rng.normal(size=(4, 3, 1))), "bias": jnp.asarray(rng.normal(size=(4, 1)))}
+    before = {"critic": {"head": head}, "moments": {"mean": jnp.array([1.0, -2.0]), "scale": jnp.array([3.0, 0.5])}}
+    after = pg.with_moments(before, jnp.array([0.0, 5.0]), jnp.array([10.0, 2.0]))
+    values = []
+    for params in (before, after):
+        found, moments = params["critic"]["head"], params["moments"]
+        raw = (hidden @ np.asarray(found["kernel"]))[..., 0] + np.asarray(found["bias"])
+        values.append(np.repeat(moments["mean"], 2)[:, None] + np.repeat(moments["scale"], 2)[:, None] * raw)
+    np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-5)
+    assert np.abs(after["critic"]["head"]["kernel"] - head["kernel"]).min() > 1e-3
+
+
 def test_moments_of_targets_begin_with_the_first_ones_and_stay_where_a_reward_is_dead():
     before = {"mean": jnp.zeros(2), "scale": jnp.ones(2)}
     target, alive = jnp.array([[1.0, 5.0], [3.0, 5.0]]), jnp.array([True, False])

@@ -17,7 +17,7 @@ from embodied.data import dataset, replay
 from embodied.data.dataset import Steps
 from embodied.train import INTERRUPTED, Interrupted, NonFiniteError, TrainConfig, init_run, make_chunk, train
 from embodied.types import InputError, Spec
-from tests.agents.chains import OFF_POLICY
+from tests.agents.chains import OF_STORED_DATA
 from tests.embodied import toys
 
 CONFIG = TrainConfig(updates=100, batch_size=4, chunk=25, checkpoint_seconds=0.0, keep_checkpoints=4, seed=3)
@@ -75,7 +75,7 @@ def fast_compile():
 
 
 @pytest.mark.usefixtures("fast_compile")
-@pytest.mark.parametrize("name", OFF_POLICY)
+@pytest.mark.parametrize("name", OF_STORED_DATA)
 def test_hundred_updates_equal_fifty_a_restore_and_fifty_more_for_every_agent_of_stored_data(name, tmp_path):
     module, spec = agents.module(name), Spec(obs={"state": (2,)}, action=1)
 

@@ -47,6 +47,7 @@ def test_presets_are_listed_with_agent_world_updates_and_batch():
     row = _row(listing.presets(["walker"]), "walker-td_jepa")
     assert row == ["walker-td_jepa", "td_jepa", "walker", "3,000,000", "1024", "world's", "stored data"]
     assert _row(listing.presets(["walker"]), "walker-td3")[-1] == "stored data, rewards of 'walk'"
+    assert _row(listing.presets(["point_maze"]), "point_maze-multi_critic_sac-small")[-1] == "own rollouts"
     assert _row(listing.presets(["walker"]), "walker-rnd") == ["walker-rnd", "rnd", "walker", "3,000", "100", "2"]
 
 

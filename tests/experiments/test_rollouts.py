@@ -1,4 +1,4 @@
-"""Training from rollouts of one's own: what the rollouts hold, how they go on, what resumes, what is refused."""
+"""Training from rollouts of one's own, whole or replayed: what they hold, how they go on, what resumes, is refused."""
 
 import dataclasses
 import json
@@ -8,18 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import agents
 import envs
-from agents import multi_critic
+from agents import multi_critic, multi_critic_sac
 from embodied import promptfile
 from embodied.deploy import bundle
 from embodied.policy import load
 from embodied.train import TrainConfig
 from embodied.types import Goal, InputError, Prior, Spec
-from experiments import onpolicy, train
+from experiments import rollouts as own
+from experiments import train
 from experiments.cli import main
 from experiments.evaluate import evaluate_tasks
 from experiments.models import resolve
 from experiments.presets import PRESETS, Experiment, Online
+from tests.agents.chains import random_state
 
 WORLDS, DECISIONS = 4, 50
 CONFIG = dataclasses.replace(multi_critic.Config(("reach_top_left", "loop"), moved=("position",)).tiny(), epochs=1)
@@ -32,23 +35,40 @@ EXPERIMENT = Experiment(
 )
 
 
+REPLAYED = dataclasses.replace(
+    EXPERIMENT,
+    agent=multi_critic_sac.Config(("reach_top_left", "loop"), moved=("position",)).tiny(),
+    train=TrainConfig(6, 16, 2, checkpoint_seconds=0.0, keep_checkpoints=3),
+    online=Online(WORLDS, 20, capacity=10),
+)
+
+
 @pytest.fixture(scope="module")
 def env():
     return envs.make("point_maze", threads=1)
 
 
-@pytest.fixture(scope="module")
-def rollouts(env):
-    """The source after each of three refills with the first parameters: episodes have 100 decisions."""
+def filled(env, experiment):
+    """The source, and its states after each of three refills with the first parameters: episodes have 100 decisions."""
     spec = Spec(env.spec.obs, env.spec.action, {"state": (0.0,) * 4}, {"state": (0.1,) * 4}, env.spec.parts)
-    agent = multi_critic.make(CONFIG, spec)
-    source = onpolicy.make_source(EXPERIMENT, agent, spec, env)
-    params = jax.jit(agent.init)(jax.random.key(0), spec.example()).params
+    agent = agents.module(train.agent_name(experiment)).make(experiment.agent, spec)
+    source = own.make_source(experiment, agent, spec, env)
+    params = random_state(agent, spec).params
     state, states = source.init(jax.random.key(1)), []
     for i in range(3):
         state = source.refill(state, params, i, jax.random.key(i))
-        states.append(state)
-    return states
+        states.append(jax.device_get(state))  # what a ring was is donated to what it becomes
+    return source, states
+
+
+@pytest.fixture(scope="module")
+def rollouts(env):
+    return filled(env, EXPERIMENT)[1]
+
+
+@pytest.fixture(scope="module")
+def replayed(env):
+    return filled(env, REPLAYED)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +137,60 @@ def test_policy_of_the_run_takes_goals_and_skills(env, run):
         assert action.shape == (3, 2)
     assert len(policy.buffer.physics) == 30
     np.testing.assert_allclose(env.observe(policy.buffer.physics)[0]["state"], policy.buffer.obs["state"], atol=1e-6)
+
+
+def test_ring_holds_the_latest_rollouts_from_the_start_of_episodes_with_their_latents_and_rewards(env, replayed):
+    _, states = replayed
+    assert [int(one.ring.written) for one in states] == [4, 8, 12]
+    steps = jax.tree.map(lambda leaf: leaf.reshape(10, 21, *leaf.shape[1:]), states[-1].ring.steps)
+    assert (steps.physics[:, 0, 0] == 0).all()  # time
+    latents = steps.latent[:, 0]
+    np.testing.assert_array_equal(steps.latent, np.repeat(latents[:, None], 21, 1))
+    assert len({tuple(z) for z in latents.tolist()}) == 10
+    np.testing.assert_allclose(env.observe(steps.physics[3])[0]["state"], steps.obs["state"][3], atol=1e-6)
+    assert np.abs(steps.action).max() < 1  # draws of a squashed policy
+    # The newest two have taken the place of the oldest two.
+    np.testing.assert_array_equal(steps.physics[2:4], states[0].ring.steps.physics.reshape(10, 21, -1)[2:4])
+    assert (steps.physics[:2, 0] != states[0].ring.steps.physics.reshape(10, 21, -1)[:2, 0]).any()
+    ts = env.reset_to(steps.physics[:, 0])
+    path = env.step(ts, steps.action[:, 0]).path
+    for k, name in enumerate(("reach_top_left", "loop")):
+        paid = np.asarray(env.tasks[name](path, None, path)).mean(1)
+        np.testing.assert_allclose(steps.reward[:, 0, k], paid, atol=1e-5)
+
+
+def test_replayed_transitions_bring_the_latent_and_the_rewards_of_their_own_episode(replayed):
+    source, states = replayed
+    state, batch = source.next(source.data, states[0], jax.random.key(5))
+    ring = state.ring.steps
+    assert batch.reward.shape == (16, 2)
+    assert batch.latent.shape == (16, 2 + 2 + 1)
+    for i in range(16):
+        (row,) = np.flatnonzero((np.asarray(ring.obs["state"]) == np.asarray(batch.obs["state"][i])).all(-1))
+        assert row // 21 < 4
+        np.testing.assert_array_equal(batch.next_obs["state"][i], ring.obs["state"][row + 1])
+        for got, stored in ((batch.reward, ring.reward), (batch.latent, ring.latent), (batch.action, ring.action)):
+            np.testing.assert_array_equal(got[i], stored[row])
+
+
+def test_run_of_replayed_rollouts_resumes_bit_for_bit(env, tmp_path):
+    train.run(REPLAYED, None, tmp_path / "whole", quiet=True)
+    shorter = dataclasses.replace(REPLAYED, train=dataclasses.replace(REPLAYED.train, updates=4))
+    for experiment in (shorter, REPLAYED):
+        train.run(experiment, None, tmp_path / "parts", quiet=True)
+    one, other = (load(tmp_path / name) for name in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+    np.testing.assert_array_equal(one.buffer.physics, other.buffer.physics)
+    np.testing.assert_allclose(env.observe(one.buffer.physics)[0]["state"], one.buffer.obs["state"], atol=1e-6)
+    rows = [json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert all(np.isfinite(row["reward/skill"]) for row in rows)
+
+
+def test_replayed_rollouts_are_no_longer_than_an_episode(tmp_path):
+    longer = dataclasses.replace(REPLAYED, online=Online(WORLDS, 101))
+    with pytest.raises(InputError, match=r"online\.decisions: must be at most the 100 of an episode, got 101"):
+        train.run(longer, None, tmp_path / "out", quiet=True)
 
 
 @pytest.mark.parametrize(
