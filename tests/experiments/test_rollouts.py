@@ -224,7 +224,7 @@ def test_command_line_says_that_data_are_missing(capsys, tmp_path):
 
 
 def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env, tmp_path, capsys):
-    upper = dataclasses.replace(CONFIG, channels=("loop",), skills=False, weights=(1.0,), discounts=(0.9,), moved=())
+    upper = dataclasses.replace(CONFIG, channels=("loop",), told="nothing", weights=(1.0,), discounts=(0.9,), moved=())
     size = {"online": Online(WORLDS, 5), "train": dataclasses.replace(EXPERIMENT.train, batch_size=WORLDS * 5)}
     above = dataclasses.replace(EXPERIMENT, agent=upper, skills=str(run), skill_decisions=20, **size)
     train.run(above, None, tmp_path / "upper", quiet=True)
