@@ -47,7 +47,7 @@ def straight(env):
     spec = Spec(env.spec.obs, env.spec.action, parts=env.spec.parts)
     params = multi_critic.make(CONFIG, spec).init(jax.random.key(0), spec.example()).params
     physics = np.array(env.reset(jax.random.key(0), 500).physics)
-    physics[:, -2:] = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 2))  # some move, as some tasks want it
+    physics[:, 3:5] = np.random.default_rng(0).uniform(-0.5, 0.5, (500, 2))  # some move, as some tasks want it
     buffer = Buffer(env.observe(physics)[0], physics)
     return Straight("multi_critic", CONFIG, spec, "point_maze", {}, params, buffer)
 
