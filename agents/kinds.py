@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from agents import discovery
 from embodied.data.normalize import Inputs
@@ -124,7 +124,7 @@ class Skills(NamedTuple):
 
 def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) -> Skills:
     """The skills of an agent, which is called `owner` in messages and reads observations as `see` gives them."""
-    columns = _columns(owner, spec, config.moved)
+    columns = columns_of(owner, spec, config.moved)
     moved = np.concatenate(columns)
     skills = discovery.make(config.skill, tuple(map(len, columns)))
     width = skills.skill if config.skills else 0
@@ -160,9 +160,8 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
     def chosen(params: Params, x: Array, latent: Array) -> Array:
         if not knows_directions:
             return named(latent)
-        asked = latent[:, -1:]
-        there = latent[:, width:-1] / jnp.maximum(asked, 1e-6)
-        return jnp.where(asked > 1e-6, skills.toward(params["skill"], x[:, moved], there), named(latent))
+        is_place, there = place_of(latent, width)
+        return jnp.where(is_place, skills.toward(params["skill"], x[:, moved], there), named(latent))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if isinstance(prompt, Prior):
@@ -170,7 +169,7 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
             return project(jnp.concatenate([skill, jnp.zeros(len(moved) + 1 if knows_directions else 0)]))
         if isinstance(prompt, Goal | Motion) and knows_directions:
             there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
-            latent = project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
+            latent = at_place(there, width)
             return latent if isinstance(prompt, Motion) else latent[0]
         names = ", ".join(kind.__name__ for kind in taken)
         raise TypeError(f"{owner} takes {names} prompts, got {type(prompt).__name__}")
@@ -178,7 +177,18 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
     return Skills(width, init, learn, named, chosen, prompt, taken)
 
 
-def _columns(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:
+def at_place(there: Float[Array, "N M"], width: int) -> Float[Array, "N D"]:
+    """The latents of places: on the sphere, behind `width` zeros where others name a skill."""
+    return project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
+
+
+def place_of(latent: Float[Array, "N D"], width: int) -> tuple[Bool[Array, "N 1"], Float[Array, "N M"]]:
+    """Whether each latent is that of a place, and which."""
+    last = latent[:, -1:]
+    return last > 1e-6, latent[:, width:-1] / jnp.maximum(last, 1e-6)
+
+
+def columns_of(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:
     """The columns of the state that each named part has; all of them in one part where none is named.
 
     Raises InputError for a part that the world's state lacks.
