@@ -10,7 +10,7 @@ import pytest
 
 import agents
 import envs
-from agents import multi_critic, multi_critic_sac
+from agents import multi_critic, multi_critic_sac, planner
 from embodied import promptfile
 from embodied.deploy import bundle
 from embodied.policy import load
@@ -243,6 +243,27 @@ def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env,
     for field, wrong in {"world": {"world": "walker"}, "hold": {"hold": 5}}.items():
         with pytest.raises(InputError, match=f"skills: {field} of "):
             train.run(dataclasses.replace(above, **wrong), None, tmp_path / "out", quiet=True)
+
+
+def test_planner_over_skills_of_a_run_learns_what_they_lead_to_and_takes_goals(run, tmp_path):
+    above = dataclasses.replace(
+        REPLAYED,
+        agent=planner.Config(moved=("position",)).tiny(),
+        online=Online(WORLDS, 5, capacity=10),
+        skills=str(run),
+        skill_decisions=20,
+    )
+    train.run(above, None, tmp_path, quiet=True)
+    policy, world = resolve(str(tmp_path))
+    assert policy.spec.action == world.spec.action == 2
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert all(np.isfinite(row["loss/world"]) for row in rows)
+    z = jnp.asarray(policy.prompt(Goal({"state": jnp.zeros(4)})).z)
+    start = world.reset(jax.random.key(0), 3)
+    action, _ = policy.agent.act(policy.params, start.obs, z, (), None)
+    assert action.shape == (3, 2)
+    assert np.isfinite(world.step(start, action).obs["state"]).all()
 
 
 def test_skills_and_goals_of_a_run_go_into_a_bundle(run, tmp_path, capsys):
