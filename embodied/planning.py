@@ -6,9 +6,10 @@ With S sequences a of H actions from N(mean, std^2), clipped to [-1, 1], and the
     w    = softmax(J / (temperature * std of J)) over those E         (mppi, model-predictive path integral)
     mean = sum w a,    std = max(sqrt(sum w (a - mean)^2), floor)
 
-A score may come from a learned model, in which case the whole planner is one compiled program (`plan`), or from copies
-of a simulator on the host (`plan_on_host`). Williams et al., arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the
-mixture of both, elites weighed by a softmax, is that of TD-MPC (Hansen et al., arXiv 2203.04955).
+Sequences that tie with the last of the E count as well. A score may come from a learned model, in which case the whole
+planner is one compiled program (`plan`), or from copies of a simulator on the host (`plan_on_host`). Williams et al.,
+arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the mixture of both, elites weighed by a softmax, is that of TD-MPC
+(Hansen et al., arXiv 2203.04955).
 """
 
 import dataclasses

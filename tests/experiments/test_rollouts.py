@@ -16,8 +16,8 @@ from embodied.deploy import bundle
 from embodied.policy import load
 from embodied.train import TrainConfig
 from embodied.types import Goal, InputError, Prior, Spec
+from experiments import figures, train
 from experiments import rollouts as own
-from experiments import train
 from experiments.cli import main
 from experiments.evaluate import evaluate_tasks
 from experiments.models import resolve
@@ -263,7 +263,11 @@ def test_planner_over_skills_of_a_run_learns_what_they_lead_to_and_takes_goals(r
     start = world.reset(jax.random.key(0), 3)
     action, _ = policy.agent.act(policy.params, start.obs, z, (), None)
     assert action.shape == (3, 2)
-    assert np.isfinite(world.step(start, action).obs["state"]).all()
+    path = world.step(start, action).path["position"]
+    figure = figures.maze_trajectories(
+        world, [figures.Panel("a skill each", path)]
+    )  # on the map of what skills move in
+    assert figure.axes[0].patches
 
 
 def test_skills_and_goals_of_a_run_go_into_a_bundle(run, tmp_path, capsys):
