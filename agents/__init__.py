@@ -19,6 +19,7 @@ AGENTS = {
     "bc": "agents.bc",
     "multi_critic": "agents.multi_critic",
     "multi_critic_sac": "agents.multi_critic_sac",
+    "planner": "agents.planner",
     "rnd": "agents.rnd",
 }
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from agents import discovery
 from embodied.data.normalize import Inputs
@@ -133,7 +133,7 @@ class Skills(NamedTuple):
 
 def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) -> Skills:
     """What an agent's policy is told; `owner` is its name in messages, and `see` how it reads observations."""
-    columns = _columns(owner, spec, config.moved)
+    columns = columns_of(owner, spec, config.moved)
     moved = np.concatenate(columns)
     if config.told != "skill":
         return _places(owner, config, spec, see, moved)
@@ -167,13 +167,13 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
     def chosen(params: Params, x: Array, latent: Array) -> Array:
         if toward is None:
             return named(latent)
-        there = toward(params["skill"], x[:, moved], place(latent[:, width:]))
-        return jnp.where(latent[:, -1:] > LEAST, there, named(latent))
+        is_place, there = place_of(latent, width)
+        return jnp.where(is_place, toward(params["skill"], x[:, moved], there), named(latent))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if isinstance(prompt, Prior):
             return project(jnp.concatenate([skills.draw(key, 1)[0], jnp.zeros(len(moved) + 1 if toward else 0)]))
-        return _asked(owner, prompts, prompt, see, moved, width)
+        return asked(owner, prompts, prompt, see, moved, width)
 
     prompts = (Goal, Motion, Prior) if toward else (Prior,)
     return Skills(width, init, learn, named, chosen, prompt, prompts)
@@ -182,9 +182,8 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
 def _places(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array], moved: np.ndarray) -> Skills:
     """Places to go to, paid for by the distance that is gained; or nothing."""
     is_told = config.told == "goal"
-    mean, std = (
-        np.asarray(of.get("state", np.full(spec.obs["state"], fill))) for of, fill in ((spec.mean, 0), (spec.std, 1))
-    )
+    mean = np.asarray(spec.mean.get("state", np.zeros(spec.obs["state"])), np.float32)
+    std = np.asarray(spec.std.get("state", np.ones(spec.obs["state"])), np.float32)
 
     def learn(params: Params, state: PyTree, given: tuple[Array, ...], parts: int, key: RandomKey) -> Any:
         x, next_x, goal, inside = given
@@ -194,46 +193,46 @@ def _places(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array],
         return params, state, ((before - after) * inside)[:, None], {"goal/distance": after.mean()}
 
     def named(latent: Array) -> Array:
-        return place(latent) if is_told else latent[:, :0]
+        return place_of(latent, 0)[1] if is_told else latent[:, :0]
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if not isinstance(prompt, Prior):
-            return _asked(owner, prompts, prompt, see, moved, 0)
+            return asked(owner, prompts, prompt, see, moved, 0)
         if not is_told:
             return jnp.zeros(0)
         drawn = mean + config.reach * std * jax.random.uniform(key, mean.shape, minval=-1.0, maxval=1.0)
-        return latent_of(see({"state": drawn[None]})[:, moved])[0]
+        return at_place(see({"state": drawn[None]})[:, moved], 0)[0]
 
     prompts = (Goal, Motion, Prior) if is_told else (Prior,)
     width = len(moved) if is_told else 0
-    return Skills(
-        width, lambda key, x: ({}, ()), learn, named, lambda params, x, latent: named(latent), prompt, prompts
-    )
+    empty = lambda key, x: ({}, ())  # noqa: E731
+    return Skills(width, empty, learn, named, lambda params, x, latent: named(latent), prompt, prompts)
 
 
-def place(latent: Float[Array, "N D"]) -> Float[Array, "N M"]:
-    """The place that the end of a latent names; see `latent_of`."""
-    return latent[:, :-1] / jnp.maximum(latent[:, -1:], LEAST)
-
-
-def latent_of(there: Float[Array, "N M"], width: int = 0) -> Float[Array, "N D"]:
-    """The latent of a place, as networks see it, behind the `width` numbers of a skill: [0, x, 1] on the sphere."""
-    return project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
-
-
-def _asked(
+def asked(
     owner: str, prompts: tuple[type, ...], prompt: Prompt, see: Callable[[Obs], Array], moved: np.ndarray, width: int
 ) -> Array:
     """The latent of a goal [D], or those of a motion [T, D]; TypeError for other prompts."""
     if isinstance(prompt, Goal | Motion) and Goal in prompts:
         there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
-        latent = latent_of(there, width)
+        latent = at_place(there, width)
         return latent if isinstance(prompt, Motion) else latent[0]
     names = ", ".join(kind.__name__ for kind in prompts)
     raise TypeError(f"{owner} takes {names} prompts, got {type(prompt).__name__}")
 
 
-def _columns(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:
+def at_place(there: Float[Array, "N M"], width: int) -> Float[Array, "N D"]:
+    """The latents of places, as networks see them: on the sphere, behind `width` zeros where others name a skill."""
+    return project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
+
+
+def place_of(latent: Float[Array, "N D"], width: int) -> tuple[Bool[Array, "N 1"], Float[Array, "N M"]]:
+    """Whether each latent is that of a place, and which."""
+    last = latent[:, -1:]
+    return last > LEAST, latent[:, width:-1] / jnp.maximum(last, LEAST)
+
+
+def columns_of(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:
     """The columns of the state that each named part has; all of them in one part where none is named.
 
     Raises InputError for a part that the world's state lacks.

@@ -6,9 +6,10 @@ With S sequences a of H actions from N(mean, std^2), clipped to [-1, 1], and the
     w    = softmax(J / (temperature * std of J)) over those E         (mppi, model-predictive path integral)
     mean = sum w a,    std = max(sqrt(sum w (a - mean)^2), floor)
 
-A score may come from a learned model, in which case the whole planner is one compiled program (`plan`), or from copies
-of a simulator on the host (`plan_on_host`). Williams et al., arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the
-mixture of both, elites weighed by a softmax, is that of TD-MPC (Hansen et al., arXiv 2203.04955).
+Sequences that tie with the last of the E count as well. A score may come from a learned model, in which case the whole
+planner is one compiled program (`plan`), or from copies of a simulator on the host (`plan_on_host`). Williams et al.,
+arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the mixture of both, elites weighed by a softmax, is that of TD-MPC
+(Hansen et al., arXiv 2203.04955).
 """
 
 import dataclasses
@@ -74,9 +75,10 @@ def plan(
         mean, std, best, highest = now
         candidates = sampled(config, mean, std, jax.random.normal(key, (config.samples, *mean.shape)))
         scores = score(candidates)
-        index = jnp.argmax(scores)
-        better = scores[index] > highest
-        best, highest = jnp.where(better, candidates[index], best), jnp.maximum(scores[index], highest)
+        top = scores.max()
+        first = jax.nn.one_hot(jnp.argmax(scores), config.samples)
+        chosen = jnp.einsum("s,sha->ha", first, candidates, precision="highest")
+        best, highest = jnp.where(top > highest, chosen, best), jnp.maximum(top, highest)
         return (*refined(config, candidates, scores), best, highest), None
 
     start = (mean, jnp.full(mean.shape, config.spread), mean, jnp.float32(-jnp.inf))
@@ -108,19 +110,19 @@ def sampled(
     config: Planning, mean: Float[Any, "H A"], std: Float[Any, "H A"], noise: Float[Any, "S H A"]
 ) -> Float[Array, "S H A"]:
     """Sequences of one round within [-1, 1], of which the first is the mean."""
-    candidates = jnp.clip(mean[None] + std[None] * noise, -1.0, 1.0)
-    return candidates.at[0].set(jnp.clip(mean, -1.0, 1.0))
+    others = jnp.clip(mean[None] + std[None] * noise[1:], -1.0, 1.0)
+    return jnp.concatenate([jnp.clip(mean, -1.0, 1.0)[None], others])
 
 
 def refined(
     config: Planning, candidates: Float[Any, "S H A"], scores: Float[Any, " S"]
 ) -> tuple[Float[Array, "H A"], Float[Array, "H A"]]:
     """(mean, std) of the next round."""
-    high, index = jax.lax.top_k(scores, config.elites)
-    chosen = jnp.asarray(candidates)[index]
-    weight = jnp.full(config.elites, 1.0 / config.elites)
+    high, _ = jax.lax.top_k(scores, config.elites)
+    elite = scores >= high[-1]
+    weight = elite / elite.sum()
     if config.method == "mppi":
-        weight = jax.nn.softmax(high / (config.temperature * jnp.maximum(high.std(), 1e-6)))
-    mean = jnp.einsum("e,eha->ha", weight, chosen)
-    variance = jnp.einsum("e,eha->ha", weight, jnp.square(chosen - mean[None]))
+        weight = jax.nn.softmax(scores / (config.temperature * jnp.maximum(high.std(), 1e-6)), where=elite)
+    mean = jnp.einsum("s,sha->ha", weight, candidates)
+    variance = jnp.einsum("s,sha->ha", weight, jnp.square(candidates - mean[None]))
     return mean, jnp.maximum(jnp.sqrt(variance), config.floor)

@@ -19,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from embodied.skill_world import SkillWorld
 from embodied.types import Env, InputError
 
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = (
@@ -111,6 +112,7 @@ def maze_trajectories(env: Env, panels: Sequence[Panel]) -> Figure:
 
     A path is orange where the episode missed its goal and blue elsewhere; a ring marks its start, a dot its end.
     """
+    model = (env.env if isinstance(env, SkillWorld) else env).world.model  # type: ignore[attr-defined]
     columns = min(len(panels), 4 if len(panels) <= 8 else 5)
     count = -(-len(panels) // columns)
     side = WIDTH / max(columns, 3)
@@ -118,7 +120,7 @@ def maze_trajectories(env: Env, panels: Sequence[Panel]) -> Figure:
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     grid = figure.subplots(count, columns, squeeze=False).reshape(-1)
     for axes, panel in zip(grid, panels, strict=False):
-        _maze(axes, env.world.model, panel)
+        _maze(axes, model, panel)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     keys = [

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import agents
 from agents import discovery
-from embodied import actor, sight
+from embodied import actor, planning, sight
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "agents.md"
@@ -17,7 +17,8 @@ Made by `python -m experiments.pages` from the docstring and the `Config` of eac
 Change a value of a run with `--agent.FIELD VALUE`, of what holds its actor to the data with
 `--agent.imitation.FIELD VALUE` ([imitation](#imitation)), of what reads pixels with `--agent.image.FIELD VALUE`
 ([image](#image), [pixels](pixels.md)), of how skills are discovered with `--agent.skill.FIELD VALUE`
-([discovery](#discovery), [skills](skills.md)).
+([discovery](#discovery), [skills](skills.md)), of how plans are searched for with `--agent.planning.FIELD VALUE`
+([planning](#planning)).
 How to add a row is told in [add_an_agent.md](add_an_agent.md).
 """
 
@@ -25,7 +26,12 @@ How to add a row is told in [add_an_agent.md](add_an_agent.md).
 def agents_page() -> str:
     """The text of docs/agents.md: one section per registered agent, and per part that several share."""
     rows = [_section(name, module, agents.module(name).Config) for name, module in agents.AGENTS.items()]
-    parts = {"imitation": actor.Imitation, "image": sight.Image, "discovery": discovery.Config}
+    parts = {
+        "imitation": actor.Imitation,
+        "image": sight.Image,
+        "discovery": discovery.Config,
+        "planning": planning.Planning,
+    }
     shared = [_section(name, part.__module__, part) for name, part in parts.items()]
     return "\n".join([HEAD, *rows, *shared])
 

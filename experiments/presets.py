@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, Generic, TypeVar
 
-from agents import byol, byol_gamma, fb, hilp, icvf, kinds, laplacian, onestep_fb, rldp, rnd, td3, td_jepa
+from agents import byol, byol_gamma, fb, hilp, icvf, kinds, laplacian, onestep_fb, planner, rldp, rnd, td3, td_jepa
 from embodied.ranges import check_choice, check_ranges
 from embodied.sight import Image
 from embodied.train import TrainConfig
@@ -73,7 +73,7 @@ class Experiment(Generic[AgentConfig]):
     @property
     def own_data(self) -> bool:
         """Whether it learns from rollouts of its own alone (`online`), and no stored data."""
-        return isinstance(self.agent, kinds.Config)
+        return isinstance(self.agent, kinds.Config | planner.Config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,10 +276,11 @@ for _world, (_config, _worlds, _decisions, _updates) in skill_agents.WORLDS.item
     PRESETS[f"{_world}-multi_critic-small"] = Experiment(
         _world, _config, _budget, online=Online(_worlds, _decisions), evaluate_every=0
     )
-for _world, (_config, _worlds, _decisions, _updates, _chunk) in skill_agents.REPLAYED.items():
-    PRESETS[f"{_world}-multi_critic_sac-small"] = Experiment(
-        _world, _config, TrainConfig(_updates, 256, _chunk), online=Online(_worlds, _decisions)
-    )
+for _name, _ringed in (("multi_critic_sac", skill_agents.REPLAYED), ("planner", skill_agents.PLANNED)):
+    for _world, (_replayed, _worlds, _decisions, _updates, _chunk) in _ringed.items():
+        PRESETS[f"{_world}-{_name}-small"] = Experiment(
+            _world, _replayed, TrainConfig(_updates, 256, _chunk), online=Online(_worlds, _decisions)
+        )
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from agents import discovery, multi_critic, multi_critic_sac
+from agents import discovery, multi_critic, multi_critic_sac, planner
+from embodied.planning import Planning
 
 DISCOVERY = discovery.Config(objective="csf", skill_dim=2, hidden=128, lr=3e-4)
 SIZES = multi_critic.Config(
@@ -35,4 +36,11 @@ SAC_PUSH = dataclasses.replace(
 REPLAYED = {  # world -> (agent, worlds side by side, decisions of a rollout, updates, updates after each rollout)
     "point_maze": (dataclasses.replace(SAC_SIZES, moved=("position",)), 8, 100, 20_000, 50),
     "tabletop_push": (SAC_PUSH, 8, 100, 40_000, 50),
+}
+
+# Over skills (`--skills`) a plan of these has as many decisions, each of them longer.
+PLANNER = planner.Config(planning=Planning(horizon=5, samples=128, iterations=3, elites=13), hidden=128, members=3)
+PLANNED = {  # world -> (agent, worlds side by side, decisions of a rollout, updates, updates after each rollout)
+    "point_maze": (dataclasses.replace(PLANNER, moved=("position",)), 8, 100, 10_000, 100),
+    "tabletop_push": (dataclasses.replace(PLANNER, moved=("object_position",)), 8, 100, 20_000, 100),
 }

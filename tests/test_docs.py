@@ -188,7 +188,7 @@ def test_page_of_agents_reads_names_defaults_and_comments():
     assert "| `discount` | `0.98` | per decision, in [0, 1) |" in page
     assert "| `lr_phi` | `1e-4` |" in page
     sections = [line[3:] for line in page.splitlines() if line.startswith("## ")]
-    assert sections == [*agents.AGENTS, "imitation", "image", "discovery"]
+    assert sections == [*agents.AGENTS, "imitation", "image", "discovery", "planning"]
 
 
 def test_function_table_is_the_one_of_the_reward_language():

@@ -38,12 +38,14 @@ Operand = Value | np.ndarray  # an array is a constant
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """One operator with what it reads, and its only output."""
+    """One operator with what it reads, and the one of its outputs that is read."""
 
     op: str
     operands: tuple[Operand, ...]
     attributes: tuple[tuple[str, Any], ...]
     output: Value
+    place: int = 0  # of that output among all of the operator
+    outputs: int = 1
 
 
 class Graph:
@@ -61,21 +63,31 @@ class Graph:
         return self.inputs[-1]
 
     def node(
-        self, op: str, *operands: Operand, shape: tuple[int, ...], dtype: Any = np.float32, **attributes: Any
+        self,
+        op: str,
+        *operands: Operand,
+        shape: tuple[int, ...],
+        dtype: Any = np.float32,
+        output: int = 0,
+        outputs: int = 1,
+        **attributes: Any,
     ) -> Value:
         """The output of an operator with the given shape and element type; of an earlier equal node where there is one.
 
+        Of an operator with several `outputs` each is a node of its own, `output` says which.
+
         Raises InputError for an element type that the model or the operator does not take.
         """
-        key = op, tuple(map(_identity, operands)), tuple(sorted(attributes.items()))
+        key = op, tuple(map(_identity, operands)), tuple(sorted(attributes.items())), output
         if key not in self._nodes:
             for kind in (np.dtype(dtype), *(operand.dtype for operand in operands)):
                 element_type(kind)
             data = operands[1:] if op == "Where" else operands  # without the condition
             if op not in TRUTH and any(operand.dtype == np.bool_ for operand in data):
                 raise InputError(f"export: ONNX has no {op} of truth values, only of numbers; cast them first")
-            output = Value(f"/{op}_{len(self._nodes)}", shape, np.dtype(dtype))
-            self._nodes[key] = self._producers[output.name] = Node(op, operands, key[2], output)
+            value = Value(f"/{op}_{len(self._nodes)}", shape, np.dtype(dtype))
+            node = Node(op, operands, key[2], value, output, outputs)
+            self._nodes[key] = self._producers[value.name] = node
         return self._nodes[key].output
 
     def elementwise(self, op: str, *operands: Operand, dtype: Any = None, **attributes: Any) -> Value:
@@ -108,6 +120,18 @@ class Graph:
             return self.reshape(operand, shape)
         return self.node("Transpose", operand, shape=shape, dtype=operand.dtype, perm=tuple(order))
 
+    def cut(self, operand: Operand, starts: Sequence[Any], ends: Sequence[Any], steps: Sequence[Any]) -> Operand:
+        """operand[starts[0]:ends[0]:steps[0], ...]."""
+        places = list(zip(starts, ends, steps, strict=True))
+        if isinstance(operand, np.ndarray):
+            return operand[tuple(slice(*place) for place in places)]
+        axes = [i for i, n in enumerate(operand.shape) if places[i] != (0, n, 1)]
+        if not axes:
+            return operand
+        shape = tuple(len(range(*place)) for place in places)
+        first, behind, step = (indices([places[axis][i] for axis in axes]) for i in range(3))
+        return self.node("Slice", operand, first, behind, indices(axes), step, shape=shape, dtype=operand.dtype)
+
     def expand(self, operand: Operand, shape: tuple[int, ...]) -> Operand:
         """An operand that broadcasts to `shape`, written out in it."""
         if math.prod(operand.shape) == math.prod(shape):
@@ -137,7 +161,7 @@ class Graph:
                 helper.make_node(
                     node.op,
                     [names[_identity(operand)] for operand in node.operands],
-                    [names[node.output.name]],
+                    _named(names[node.output.name], node),
                     name=names[node.output.name],
                     **dict(node.attributes),
                 )
@@ -175,6 +199,11 @@ class Graph:
         for i, node in enumerate(nodes):
             names.setdefault(node.output.name, f"/{node.op}_{i}")
         return nodes, names
+
+
+def _named(name: str, node: Node) -> list[str]:
+    """The names of all outputs of a node, of which one is read."""
+    return [name if i == node.place else f"{name}/unread_{i}" for i in range(node.outputs)]
 
 
 def element_type(dtype: Any) -> int:

@@ -109,6 +109,8 @@ def _convert(graph: Graph, eqn: Any, operands: list[Any]) -> list[Any]:
     if not any(isinstance(operand, Value) for operand in operands):
         results = eqn.primitive.bind(*operands, **eqn.params)
         return list(results) if eqn.primitive.multiple_results else [results]
+    if name == "scan":
+        return _unrolled(graph, eqn, operands)
     if all(variable.aval.size == 0 for variable in eqn.outvars):
         return [np.zeros(variable.aval.shape, variable.aval.dtype) for variable in eqn.outvars]
     operands = [operand if isinstance(operand, Value) else np.asarray(operand) for operand in operands]
@@ -120,6 +122,27 @@ def _convert(graph: Graph, eqn: Any, operands: list[Any]) -> list[Any]:
     else:
         raise unsupported(eqn)
     return results if eqn.primitive.multiple_results else [results]
+
+
+def _unrolled(graph: Graph, eqn: Any, operands: list[Any]) -> list[Any]:
+    """What a scan carries after its last step, the steps written one after the other."""
+    start = eqn.params["num_consts"]
+    fixed, carried, given = operands[:start], operands[start:], operands[start + eqn.params["num_carry"] :]
+    carried = carried[: eqn.params["num_carry"]]
+    if len(eqn.outvars) > len(carried):
+        raise unsupported(eqn, "that collects something of each step")
+    order = range(eqn.params["length"])
+    for i in reversed(order) if eqn.params["reverse"] else order:
+        carried = _call(graph, eqn.params["jaxpr"], [*fixed, *carried, *(_row(graph, one, i) for one in given)])
+    return carried
+
+
+def _row(graph: Graph, x: Any, place: int) -> Any:
+    """x[place], also of constants that are no numbers, such as random keys."""
+    if not isinstance(x, Value):
+        return x[place]
+    rest = x.shape[1:]
+    return graph.reshape(graph.cut(x, [place, *[0] * len(rest)], [place + 1, *rest], [1] * len(x.shape)), rest)
 
 
 def _call(graph: Graph, inner: Any, operands: list[Any]) -> list[Any]:

@@ -1,6 +1,6 @@
 """What JAX primitives become in an ONNX graph: two tables from a name to a function of (graph, equation, *operands).
 
-The functions return the operand that stands for the result (a list of them for `split` and `optimization_barrier`).
+The functions return the operand that stands for the result (a list of them where the primitive has several).
 `BROADCASTING` ones take operands whose axes of length 1 may stand for longer ones, as NumPy does, and may return such
 an operand; so a broadcast bias costs no node. `EXACT` ones take and return operands of exactly the equation's shapes.
 Operands that are all constant never come here. A number that is not finite goes through as in JAX, except that the
@@ -187,6 +187,18 @@ def _argument(op: str) -> Handler:
     return convert
 
 
+def _top_k(graph: Graph, eqn: Any, x: Operand) -> list[Value]:
+    if eqn.params["axis"] != len(x.shape) - 1:
+        raise unsupported(eqn, "along another axis than the last")
+    high, place = (variable.aval for variable in eqn.outvars)
+    options = {"axis": -1, "largest": 1, "sorted": 1, "shape": high.shape, "outputs": 2}
+    count = indices([eqn.params["k"]])
+    index = graph.node("TopK", x, count, dtype=np.int64, output=1, **options)
+    dtype = place.dtype
+    whole = graph.elementwise("Cast", index, dtype=dtype, to=element_type(dtype))
+    return [graph.node("TopK", x, count, dtype=high.dtype, **options), whole]
+
+
 def _reshape(graph: Graph, eqn: Any, x: Operand, *_: Operand) -> Operand:
     return graph.reshape(x, eqn.outvars[0].aval.shape)
 
@@ -212,19 +224,9 @@ def _tile(graph: Graph, eqn: Any, x: Operand) -> Operand:
     return graph.node("Tile", x, indices(eqn.params["reps"]), **_result(eqn))
 
 
-def _cut(graph: Graph, x: Operand, starts: Any, ends: Any, steps: Any) -> Operand:
-    """x[starts[0]:ends[0]:steps[0], ...]."""
-    axes = [i for i, n in enumerate(x.shape) if (starts[i], ends[i], steps[i]) != (0, n, 1)]
-    if not axes:
-        return x
-    shape = tuple(len(range(*place)) for place in zip(starts, ends, steps, strict=True))
-    chosen = [indices([values[axis] for axis in axes]) for values in (starts, ends)]
-    return graph.node("Slice", x, *chosen, indices(axes), indices([steps[i] for i in axes]), shape=shape, dtype=x.dtype)
-
-
 def _slice(graph: Graph, eqn: Any, x: Operand) -> Operand:
     steps = eqn.params["strides"] or (1,) * len(x.shape)
-    return _cut(graph, x, eqn.params["start_indices"], eqn.params["limit_indices"], steps)
+    return graph.cut(x, eqn.params["start_indices"], eqn.params["limit_indices"], steps)
 
 
 def _dynamic_slice(graph: Graph, eqn: Any, x: Operand, *starts: Operand) -> Operand:
@@ -234,7 +236,7 @@ def _dynamic_slice(graph: Graph, eqn: Any, x: Operand, *starts: Operand) -> Oper
     lengths = eqn.params["slice_sizes"]
     # JAX moves a slice that would leave the array.
     first = [min(max(place, 0), n - k) for place, n, k in zip(places, x.shape, lengths, strict=True)]
-    return _cut(graph, x, first, [s + k for s, k in zip(first, lengths, strict=True)], (1,) * len(lengths))
+    return graph.cut(x, first, [s + k for s, k in zip(first, lengths, strict=True)], (1,) * len(lengths))
 
 
 def _split(graph: Graph, eqn: Any, x: Operand) -> list[Operand]:
@@ -242,7 +244,7 @@ def _split(graph: Graph, eqn: Any, x: Operand) -> list[Operand]:
     for length in eqn.params["sizes"]:
         starts, ends = [0] * len(x.shape), list(x.shape)
         starts[axis], ends[axis] = place, place + length
-        parts.append(_cut(graph, x, starts, ends, [1] * len(ends)))
+        parts.append(graph.cut(x, starts, ends, [1] * len(ends)))
         place += length
     return parts
 
@@ -284,6 +286,6 @@ EXACT: dict[str, Handler] = {
     **{"reduce_sum": _reduce_sum, "argmax": _argument("ArgMax"), "argmin": _argument("ArgMin")},
     **{"reshape": _reshape, "squeeze": _reshape, "transpose": _transpose},
     **{"concatenate": _concatenate, "stack": _stack, "tile": _tile, "slice": _slice, "split": _split, "pad": _pad},
-    **{"dynamic_slice": _dynamic_slice, "gather": _gather},
+    **{"dynamic_slice": _dynamic_slice, "gather": _gather, "top_k": _top_k},
     **{"dot_general": dot_general, "triangular_solve": triangular_solve},
 }

@@ -18,7 +18,7 @@ from embodied.types import Agent, Batch, Chain, Prior, Run, Source, Spec
 ALIKE = {"laplacian": "hilp", "icvf": "hilp", "byol": "hilp", "byol_gamma": "hilp", "rldp": "fb"}
 AGENTS: list[Any] = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in agents.AGENTS]
 # Those that learn from stored transitions, and not from rollouts of their own.
-OF_STORED_DATA = [name for name in AGENTS if name not in ("multi_critic", "multi_critic_sac")]
+OF_STORED_DATA = [name for name in AGENTS if name not in ("multi_critic", "multi_critic_sac", "planner")]
 
 # Programs that run a few times: compiling them without optimisation takes half the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

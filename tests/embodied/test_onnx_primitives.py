@@ -94,6 +94,9 @@ SHAPES = {
     "product": lambda x, y: x.prod(-1),
     "argmax": lambda x, y: jnp.argmax(x, -1),
     "argmin": lambda x, y: jnp.argmin(x, 0),
+    "top_k": lambda x, y: jax.lax.top_k(x, 2)[0],
+    "top_k_places": lambda x, y: jax.lax.top_k(x, 3)[1],
+    "top_k_both": lambda x, y: jnp.concatenate(jax.lax.top_k(x, 2)),
     "softmax": lambda x, y: jax.nn.softmax(x),
     "one_hot": lambda x, y: jax.nn.one_hot(jnp.argmax(x, -1), 4),
     "broadcast": lambda x, y: jnp.broadcast_to(x[:, None], (3, 2, 4)) + y[None, :2].swapaxes(0, 1)[None, 0],
@@ -132,6 +135,11 @@ SHAPES = {
     "solve_triangular": lambda x, y: jax.scipy.linalg.solve_triangular(SYMMETRIC, x.T, trans=1, lower=True),
     "cho_solve": lambda x, y: jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(SYMMETRIC), x.T),
     "calls": lambda x, y: jax.checkpoint(jax.jit(jnp.sin))(x) + jax.jit(jnp.sin)(y),
+    "scan": lambda x, y: jax.lax.scan(lambda now, row: (now * row + x[0], None), y[0], x)[0],
+    "scan_backwards": lambda x, y: jax.lax.scan(lambda now, row: (row - now, None), x[0], MATRIX, reverse=True)[0],
+    "scan_of_random": lambda x, y: jax.lax.scan(
+        lambda now, key: (now + jax.random.normal(key, (4,)), None), x[0], jax.random.split(jax.random.key(0), 3)
+    )[0],
     "random": lambda x, y: x + jax.random.normal(jax.random.key(0), (3, 4)),
 }
 
@@ -172,6 +180,10 @@ def test_primitive_without_an_onnx_form_is_named():
         convert(lambda x: jnp.cumsum(x, 1), x)
     with pytest.raises(InputError, match="primitive 'dynamic_slice' at computed places;"):
         convert(lambda x: jax.lax.dynamic_slice(x, (0, x[0, 0].astype(jnp.int32)), (1, 2)), x)
+    with pytest.raises(InputError, match="primitive 'scan' that collects something of each step;"):
+        convert(lambda x: jax.lax.scan(lambda now, row: (now, row + now), x[0], MATRIX)[1], x)
+    with pytest.raises(InputError, match="primitive 'top_k' along another axis than the last;"):
+        convert(lambda x: jax.lax.top_k(x, 1, axis=0)[0], x)
     with pytest.raises(InputError, match="primitive 'lu'"):
         convert(lambda x: jnp.linalg.solve(x.T @ x, x[0]), x)
     with pytest.raises(InputError, match="primitive 'triangular_solve' with a singular matrix"):

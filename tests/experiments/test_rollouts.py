@@ -10,14 +10,14 @@ import pytest
 
 import agents
 import envs
-from agents import multi_critic, multi_critic_sac
+from agents import multi_critic, multi_critic_sac, planner
 from embodied import promptfile
 from embodied.deploy import bundle
 from embodied.policy import load
 from embodied.train import TrainConfig
 from embodied.types import Goal, InputError, Prior, Spec
+from experiments import figures, train
 from experiments import rollouts as own
-from experiments import train
 from experiments.cli import main
 from experiments.evaluate import evaluate_tasks
 from experiments.models import resolve
@@ -33,8 +33,6 @@ EXPERIMENT = Experiment(
     online=Online(WORLDS, DECISIONS),
     buffer=30,
 )
-
-
 REPLAYED = dataclasses.replace(
     EXPERIMENT,
     agent=multi_critic_sac.Config(("reach_top_left", "loop"), moved=("position",)).tiny(),
@@ -210,14 +208,11 @@ def test_what_does_not_fit_is_refused_by_naming_the_field(changes, message, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_data_are_asked_for_where_an_agent_learns_from_them_and_refused_where_not(tmp_path):
+def test_data_are_asked_for_where_an_agent_learns_from_them_and_refused_where_not(tmp_path, capsys):
     with pytest.raises(InputError, match="data: agent 'multi_critic' learns from rollouts of its own alone; leave"):
         train.run(EXPERIMENT, tmp_path, tmp_path / "out", quiet=True)
     with pytest.raises(InputError, match="data: agent 'td_jepa' learns from stored data; make some with"):
         train.run(PRESETS["point_maze-td_jepa-small"], None, tmp_path / "out", quiet=True)
-
-
-def test_command_line_says_that_data_are_missing(capsys, tmp_path):
     with pytest.raises(SystemExit, match="2"):
         main(["train", "point_maze-fb-small", "--out", str(tmp_path / "out")])
     assert "data: agent 'fb' learns from stored data" in capsys.readouterr().err
@@ -252,6 +247,31 @@ def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env,
     for field, wrong in {"world": {"world": "walker"}, "hold": {"hold": 5}}.items():
         with pytest.raises(InputError, match=f"skills: {field} of "):
             train.run(dataclasses.replace(above, **wrong), None, tmp_path / "out", quiet=True)
+
+
+def test_planner_over_skills_of_a_run_learns_what_they_lead_to_and_takes_goals(run, tmp_path):
+    above = dataclasses.replace(
+        REPLAYED,
+        agent=planner.Config(moved=("position",)).tiny(),
+        online=Online(WORLDS, 5, capacity=10),
+        skills=str(run),
+        skill_decisions=20,
+    )
+    train.run(above, None, tmp_path, quiet=True)
+    policy, world = resolve(str(tmp_path))
+    assert policy.spec.action == world.spec.action == 2
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert all(np.isfinite(row["loss/world"]) for row in rows)
+    z = jnp.asarray(policy.prompt(Goal({"state": jnp.zeros(4)})).z)
+    start = world.reset(jax.random.key(0), 3)
+    action, _ = policy.agent.act(policy.params, start.obs, z, (), None)
+    assert action.shape == (3, 2)
+    path = world.step(start, action).path["position"]
+    figure = figures.maze_trajectories(
+        world, [figures.Panel("a skill each", path)]
+    )  # on the map of what skills move in
+    assert figure.axes[0].patches
 
 
 def test_skills_and_goals_of_a_run_go_into_a_bundle(run, tmp_path, capsys):
