@@ -6,7 +6,8 @@
 Both kinds of run train the same networks on the same batches with the same seeds; those named `untrained` have learning
 rates of zero for the encoders of state and task, so that predictors, successor features and actor must make do with
 random features. Runs that are missing are trained first, and scored every so many updates while they are. The margin
-is the difference of the two mean returns over tasks; collecting is timed on a small dataset of its own.
+is the difference of the two mean returns over tasks; collecting is timed on a small dataset of its own. The curves are
+drawn beside the result file.
 """
 
 import dataclasses
@@ -14,17 +15,18 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 
 from embodied import statistics
 from embodied.data import store
 from embodied.evaluate import EvaluateConfig, Scores
-from experiments import collect
+from experiments import collect, figures
 from experiments.bench.cells import train
 from experiments.evaluate import baselines, evaluate_tasks, table
 from experiments.models import resolve
@@ -85,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     wall = time.perf_counter() - started
     more = {"trained_with_commits": commits, "evaluation": dataclasses.asdict(EvaluateConfig(chosen.episodes))}
     write_result(chosen.out, command, metrics, list(chosen.seeds), wall, frames=frames(chosen.data), **more)
+    drawing(curves, metrics["random"]).savefig(chosen.out.with_suffix(".png"), dpi=120)
     print(f"wrote {chosen.out}")
 
 
@@ -99,6 +102,25 @@ def curve(run: Path) -> dict[str, Any]:
     steps, spent, returns = zip(*points, strict=True)
     tasks = {task: [point[task] for point in returns] for task in returns[0]}
     return {"updates": list(steps), "seconds": list(spent), "returns": tasks}
+
+
+def drawing(curves: Mapping[str, Sequence[Mapping[str, Any]]], random: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Mean return over tasks against updates, a line for each seed of each kind, and that of random actions."""
+    figure = Figure(figsize=(figures.WIDTH, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for (kind, rows), colour in zip(curves.items(), figures.PALETTE, strict=False):
+        for i, row in enumerate(rows):
+            mean = np.mean(list(row["returns"].values()), 0)
+            label = "" if i else f"{kind} encoders"
+            axes.plot(row["updates"], mean, color=colour, marker="o", markersize=3.5, label=label)
+    level = np.mean([row["iqm"] for row in random.values()])
+    axes.axhline(level, color=figures.MUTED, dashes=(4, 3), label="random actions")
+    axes.set_xlabel("updates", color=figures.INK)
+    axes.set_ylabel("mean return over tasks", color=figures.INK)
+    axes.set_xlim(0)
+    axes.legend(frameon=False, fontsize=9, labelcolor=figures.INK)
+    figures.style(axes, grid="y")
+    return figure
 
 
 def pooled(runs: list[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:

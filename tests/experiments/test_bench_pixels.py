@@ -56,3 +56,16 @@ def test_collection_is_timed_by_the_frames_that_it_stores(monkeypatch):
     speed = pixels.collection(dataclasses.replace(COLLECT["point_maze-pixels-noise"], episodes=2, worlds=2))
     assert speed["frames"] == 2 * 51
     assert speed["frames_per_second"] == pytest.approx(102 / speed["seconds"])
+
+
+def test_drawing_has_a_line_for_each_seed_of_each_kind_and_one_name_for_each_kind():
+    row = lambda height: {"updates": [10, 20], "returns": {"a": [0.0, height], "b": [2.0, height]}}  # noqa: E731
+    figure = pixels.drawing(
+        {"learned": [row(4), row(6)], "untrained": [row(0)]}, {"a": {"iqm": 1.0}, "b": {"iqm": 3.0}}
+    )
+    (axes,) = figure.axes
+    lines = [line.get_ydata() for line in axes.lines]
+    np.testing.assert_allclose(lines[:3], [[1, 4], [1, 6], [1, 0]])
+    np.testing.assert_allclose(lines[3], [2, 2])
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["learned encoders", "untrained encoders", "random actions"]
