@@ -24,7 +24,7 @@ from embodied.types import Env, Goal, InputError, Prior, Spec
 from envs import ogbench_play
 from envs.host import usable_cores
 from envs.pixels import frames, setting
-from experiments.presets import PROMPTED, Collect
+from experiments.experiment import PROMPTED, Collect
 
 
 def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None = None) -> Path:

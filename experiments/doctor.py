@@ -16,7 +16,8 @@ from packaging.specifiers import SpecifierSet
 import agents
 from embodied.data.dataset import STACK
 from embodied.types import EnvSpec, Spec
-from experiments.presets import COLLECT, Experiment
+from experiments.experiment import Experiment
+from experiments.presets import COLLECT
 
 GIB = 2**30
 LITTLE_DISK, LITTLE_MEMORY = 5 * GIB, 4 * GIB

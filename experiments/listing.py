@@ -12,8 +12,9 @@ import agents
 import envs
 from embodied.types import Env, InputError, Spec, nearest
 from envs.forms import FORMS
+from experiments.experiment import Experiment
 from experiments.models import shipped
-from experiments.presets import COLLECT, PRESETS, Experiment
+from experiments.presets import COLLECT, PRESETS
 
 WIDTH = 90  # characters of names in a line of the overview
 

@@ -33,7 +33,7 @@ from embodied.types import (
     Spec,
     nearest,
 )
-from experiments.presets import Experiment, Online
+from experiments.experiment import Experiment, Online
 
 _NEIGHBOURS = (slice(None, -1), slice(1, None))  # decisions before and after each action
 _BANK = 256  # random rewards asked per refill

@@ -18,8 +18,8 @@ from embodied.data.dataset import Dataset, Steps
 from embodied.evaluate import random_behaviour, rewards
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.types import Agent, Batch, Env, InputError, Params, Prior, Source, Spec, nearest
+from experiments.experiment import Experiment
 from experiments.online import State as RingState
-from experiments.presets import Experiment
 
 
 @no_type_check

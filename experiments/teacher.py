@@ -14,8 +14,8 @@ import numpy as np
 from embodied.actor import Imitation
 from embodied.policy import Policy
 from embodied.types import Agent, Batch, InputError, Params, RandomKey, Spec, State
+from experiments.experiment import Experiment
 from experiments.models import named
-from experiments.presets import Experiment
 
 GROUP = "flow"  # of parameters: the teacher
 

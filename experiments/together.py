@@ -12,7 +12,7 @@ import agents
 from embodied.cells import Cell, train_cells
 from embodied.data import dataset
 from embodied.types import Agent, InputError, nearest
-from experiments.presets import Experiment
+from experiments.experiment import Experiment
 from experiments.teacher import begun_with, flow_of, taught
 from experiments.train import agent_name, claim, evaluation, prepare, save_policy
 

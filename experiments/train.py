@@ -19,9 +19,9 @@ from embodied.types import Env, InputError, Run, Spec, nearest
 from experiments import results, rollouts
 from experiments.collect import load_data, make_env, world_options
 from experiments.evaluate import evaluate_tasks, task_features
+from experiments.experiment import Experiment
 from experiments.models import steered
 from experiments.online import make_source
-from experiments.presets import Experiment
 from experiments.teacher import begun_with, flow_of, taught
 
 # What a continued run may change: how long it is, what it shows and when it saves.

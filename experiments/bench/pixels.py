@@ -29,8 +29,9 @@ from embodied.evaluate import EvaluateConfig, Scores
 from experiments import collect, figures
 from experiments.bench.cells import train
 from experiments.evaluate import baselines, evaluate_tasks, table
+from experiments.experiment import Collect
 from experiments.models import resolve
-from experiments.presets import COLLECT, Collect
+from experiments.presets import COLLECT
 from experiments.results import write_result
 from experiments.run_report import read_metrics
 from experiments.train import read_experiment

@@ -44,7 +44,8 @@ class Suite:
     tuned: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
-SUMS = ("1 1 1", "1 1 10", "0.1 1 10", "1 10 10", "0.1 0.1 10")  # weights of reach, safety and skills
+# Weights of reach, safety and skills; in the tabletop what skills earn is a hundredth of what safety costs.
+SUMS = ("1 1 1", "1 1 10", "1 1 100", "0.1 1 100", "0.1 1 1000")
 SUITES = {
     "tabletop": Suite(
         "tabletop_push-multi_critic-small",

@@ -31,7 +31,8 @@ from embodied.types import Agent, Source
 from experiments.bench.cold import first_updates
 from experiments.bench.flops import update_flops, xla_flops
 from experiments.bench.synthetic import WALKER, transitions
-from experiments.presets import PRESETS, Experiment
+from experiments.experiment import Experiment
+from experiments.presets import PRESETS
 from experiments.results import write_result
 from experiments.train import agent_name
 

@@ -10,8 +10,9 @@ from embodied.train import NonFiniteError
 from experiments import collect
 from experiments.cli import NON_FINITE
 from experiments.commands import choose_preset
+from experiments.experiment import Collect
 from experiments.models import resolve
-from experiments.presets import COLLECT, Collect
+from experiments.presets import COLLECT
 
 
 def main(arguments: list[str]) -> None:

@@ -23,7 +23,8 @@ from embodied.types import InputError, nearest
 from experiments import doctor
 from experiments.collect import make_env
 from experiments.doctor import Check
-from experiments.presets import PRESETS, Experiment
+from experiments.experiment import Experiment
+from experiments.presets import PRESETS
 from experiments.results import ROOT, hardware
 
 FLOORS = ("agents", "envs", "embodied", "experiments")

@@ -11,7 +11,8 @@ from embodied.train import Interrupted, NonFiniteError
 from experiments import together, train
 from experiments.cli import NON_FINITE
 from experiments.commands import choose_preset
-from experiments.presets import PRESETS, Experiment
+from experiments.experiment import Experiment
+from experiments.presets import PRESETS
 
 
 def main(arguments: list[str]) -> None:

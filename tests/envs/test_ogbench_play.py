@@ -11,7 +11,8 @@ from embodied.types import InputError
 from envs import ogbench_play, ogbench_table
 from experiments import collect
 from experiments.commands import data
-from experiments.presets import COLLECT, Collect
+from experiments.experiment import Collect
+from experiments.presets import COLLECT
 
 LENGTH = 40
 TWO = Collect("cube_single", "play", episodes=2, decisions=3, worlds=2)

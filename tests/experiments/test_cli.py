@@ -12,8 +12,9 @@ from embodied.data import store
 from embodied.train import Interrupted, NonFiniteError
 from embodied.types import InputError
 from experiments import cli, collect, prompt, train
+from experiments.experiment import Experiment
 from experiments.models import resolve
-from experiments.presets import COLLECT, PRESETS, Experiment
+from experiments.presets import COLLECT, PRESETS
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from embodied.data import store
 from embodied.policy import Buffer, Policy
 from embodied.types import Goal, InputError, Spec
 from experiments import collect
-from experiments.presets import Collect
+from experiments.experiment import Collect
 
 HOLD = 4  # decisions until the next goal
 CONFIG = Collect("point_maze", "goals", episodes=6, decisions=10, worlds=3, policy="maze", latent_hold=HOLD)

@@ -13,7 +13,8 @@ from embodied.rewards import Task
 from embodied.search import Search, starts
 from embodied.types import Run, Trial
 from experiments import evaluate, prompt, report, train
-from experiments.presets import PRESETS, Online
+from experiments.experiment import Online
+from experiments.presets import PRESETS
 from tests.embodied import toys
 
 

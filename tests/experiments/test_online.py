@@ -13,8 +13,9 @@ from embodied.data.collect import episodes
 from embodied.train import TrainConfig
 from embodied.types import InputError, Spec
 from experiments import collect, train
+from experiments.experiment import Online
 from experiments.online import _mix, make_source, random_rewards
-from experiments.presets import COLLECT, PRESETS, Online
+from experiments.presets import COLLECT, PRESETS
 
 DECISIONS = 6
 WORLDS = 4

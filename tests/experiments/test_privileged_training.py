@@ -19,8 +19,8 @@ from embodied.train import TrainConfig
 from embodied.types import InputError
 from experiments import collect, export, prompt, train
 from experiments.evaluate import evaluate_tasks
+from experiments.experiment import Collect, Experiment, Online
 from experiments.models import resolve
-from experiments.presets import Collect, Experiment, Online
 from tests.embodied.served import alone
 
 AGENTS = {

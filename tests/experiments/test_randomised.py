@@ -14,8 +14,9 @@ from embodied.train import TrainConfig
 from embodied.types import InputError
 from envs.randomise import COLUMNS, LEVELS
 from experiments import cli, collect, train
+from experiments.experiment import Online
 from experiments.models import resolve, world_of
-from experiments.presets import COLLECT, PRESETS, Online
+from experiments.presets import COLLECT, PRESETS
 
 PLAIN = 7  # numbers of the maze's physics vector
 LITTLE = dataclasses.replace(COLLECT["point_maze-noise"], episodes=8, decisions=6, worlds=4)

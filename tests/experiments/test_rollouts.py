@@ -20,8 +20,9 @@ from experiments import figures, train
 from experiments import rollouts as own
 from experiments.cli import main
 from experiments.evaluate import evaluate_tasks
+from experiments.experiment import Experiment, Online
 from experiments.models import resolve
-from experiments.presets import PRESETS, Experiment, Online
+from experiments.presets import PRESETS
 from tests.agents.chains import random_state
 
 WORLDS, DECISIONS = 4, 50

@@ -12,7 +12,8 @@ from embodied.policy import load
 from embodied.train import TrainConfig
 from embodied.types import InputError
 from experiments import cli, teacher, together, train
-from experiments.presets import PRESETS, Experiment
+from experiments.experiment import Experiment
+from experiments.presets import PRESETS
 from experiments.run_report import read_metrics
 
 UPDATES = TrainConfig(updates=2, batch_size=8, chunk=2)
