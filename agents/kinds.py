@@ -1,10 +1,13 @@
-"""Rewards of several kinds, that of skills the last of them: what agents with a critic for each kind share.
+"""Rewards of several kinds, the last of them for doing what the policy is told: what agents with many critics share.
 
 The others are tasks of the world, the agent's channels. A channel with a finite budget is a constraint: its rewards are
 costs below zero, and its weight is a multiplier that grows while their mean is above the budget.
 
+The policy is told a skill, and the last reward is that of discovery; or a place x of what it shall move, and the last
+reward is the distance to it that a decision gains, |x_t - x| - |x_t+1 - x|; or nothing.
+
 A latent names a skill, [z, 0, 0] on the sphere, or a place, [0, x, 1] on the sphere: a place is read as x times the
-last number, and the skill that leads there is chosen anew in every state.
+last number. The skill that leads to a place is chosen anew in every state. Without skills there is no z in it.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from agents import discovery
 from embodied.data.normalize import Inputs
@@ -26,8 +29,12 @@ from embodied.policy_gradient import cosines, minibatches
 from embodied.ranges import check_choice, check_ranges
 from embodied.types import Goal, InputError, Motion, Obs, Params, Prior, Prompt, RandomKey, Spec, nearest
 
-RANGES = {"[0, inf)": ("lr_multiplier",)}
+Told = Literal["skill", "goal", "nothing"]
+Learn = Callable[[Params, PyTree, tuple[Array, ...], int, RandomKey], tuple[Params, PyTree, Array, dict[str, Array]]]
+
+RANGES = {"[0, inf)": ("lr_multiplier",), "(0, inf)": ("reach",)}
 MULTIPLIERS = (-7.0, 7.0)  # logarithms
+LEAST = 1e-6  # of the last number of a latent that names a place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +42,21 @@ class Config:
     """What an agent is paid for, and what each kind of reward counts."""
 
     channels: tuple[str, ...] = ("reach", "safety")  # tasks of the world whose rewards have a critic each
-    skills: bool = True  # whether skill discovery is the last kind of reward, and the policy reads a skill
-    weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # w_k of each kind, that of skills last
+    told: Told = "skill"  # what the policy reads and is paid for last: a skill, a place as the goal, or nothing
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # w_k of each kind, that of what it is told last
     discounts: tuple[float, ...] = (0.95, 0.95, 0.99)  # of each kind, per decision, in [0, 1)
     budgets: tuple[float, ...] = ()  # largest mean cost per decision of each kind; inf = no constraint, () = no kind is
     lr_multiplier: float = 0.05  # of log multipliers per update, for a cost of twice its budget
     critics: Literal["each", "one"] = "each"  # "one": of the weighted sum of rewards, with the last discount
     moved: tuple[str, ...] = ()  # parts of the state that skills shall move; () = all of it
     skill: discovery.Config = discovery.Config()  # how skills are discovered
+    reach: float = 3**0.5  # standard deviations of random actions' states up to which goals lie, evenly
     inputs: Inputs = "standardized"  # by the statistics of random actions; or "raw"
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """What the rewards are of, one after the other."""
-        return (*self.channels, *["skill"] * self.skills)
+        return (*self.channels, *[self.told] * (self.told != "nothing"))
 
 
 def check(owner: str, config: Config, ranges: dict[str, Sequence[str]]) -> None:
@@ -56,8 +64,9 @@ def check(owner: str, config: Config, ranges: dict[str, Sequence[str]]) -> None:
     check_ranges(owner, config, ranges)
     check_choice(owner, "critics", config.critics, get_args(Literal["each", "one"]))
     check_choice(owner, "inputs", config.inputs, get_args(Inputs))
+    check_choice(owner, "told", config.told, get_args(Told))
     if not config.kinds:
-        raise InputError(f"{owner}: channels must name a task, or skills be True, so that there is a reward")
+        raise InputError(f"{owner}: channels must name a task where told is 'nothing', so that there is a reward")
     for name in ("weights", "discounts", *["budgets"] * bool(config.budgets)):
         if len(getattr(config, name)) != len(config.kinds):
             raise InputError(f"{owner}: {name} must be one number for each of {', '.join(config.kinds)}")
@@ -105,40 +114,38 @@ def interference(names: Sequence[str], gradients: PyTree) -> dict[str, Float[Arr
 
 
 class Skills(NamedTuple):
-    """Skills as an agent has them, for rows of what its networks see, x [N, I], and of latents [N, D].
+    """What a policy is told, for rows of what its networks see, x [N, I], and of latents [N, D].
 
-    `params` are those of discovery alone, "skill" among the agent's; without skills they are empty, and not stored.
+    `params` are those of discovery alone, "skill" among the agent's; without it they are empty, and not stored.
     """
 
-    width: int  # of a skill, as networks read it
+    width: int  # of what is told, as networks read it
     init: Callable[[RandomKey, Array], tuple[Params, PyTree]]  # (key, x) -> (params, optimiser state)
-    # (params, optimiser state, (x, next_x, skill, inside), parts, key) -> (params, optimiser state, reward [N, 1],
+    # (params, optimiser state, (x, next_x, told, inside), parts, key) -> (params, optimiser state, reward [N, 1],
     # metrics) after a pass over the rows in so many parts; rewards are those of the features behind it, and 0 where
-    # `inside` is 0 because another episode follows; [N, 0] without skills
-    learn: Callable[[Params, PyTree, tuple[Array, ...], int, RandomKey], tuple[Params, PyTree, Array, dict[str, Array]]]
-    named: Callable[[Array], Array]  # latent -> the skill that it names [N, width]
-    chosen: Callable[[Params, Array, Array], Array]  # (the agent's params, x, latent) -> the skill to follow there
+    # `inside` is 0 because another episode follows; [N, 0] where nothing is told
+    learn: Learn
+    named: Callable[[Array], Array]  # latent -> the skill or place that it names [N, width]
+    chosen: Callable[[Params, Array, Array], Array]  # (the agent's params, x, latent) -> what the policy reads there
     prompt: Callable[[Params, Prompt, RandomKey], Array]  # (ignored, prompt, key) -> latent
     prompts: tuple[type, ...]
 
 
 def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) -> Skills:
-    """The skills of an agent, which is called `owner` in messages and reads observations as `see` gives them."""
+    """What an agent's policy is told; `owner` is its name in messages, and `see` how it reads observations."""
     columns = columns_of(owner, spec, config.moved)
     moved = np.concatenate(columns)
+    if config.told != "skill":
+        return _places(owner, config, spec, see, moved)
     skills = discovery.make(config.skill, tuple(map(len, columns)))
-    width = skills.skill if config.skills else 0
-    knows_directions = config.skills and skills.toward is not None
-    taken = (Goal, Motion, Prior) if knows_directions else (Prior,)
+    width, toward = skills.skill, skills.toward
 
     def init(key: RandomKey, x: Array) -> tuple[Params, PyTree]:
-        params = skills.init(key, x[:, moved]) if config.skills else {}
-        return params, skills.optimizer.init(params) if config.skills else ()
+        params = skills.init(key, x[:, moved])
+        return params, skills.optimizer.init(params)
 
     def learn(params: Params, state: PyTree, given: tuple[Array, ...], parts: int, key: RandomKey) -> Any:
         x, next_x, skill, inside = given
-        if not config.skills:
-            return params, state, jnp.zeros((len(x), 0)), {}
         data = (x[:, moved], next_x[:, moved], skill, inside)
         key_order, key_loss = jax.random.split(key)
         order = minibatches(key_order, len(x), 1, parts)
@@ -158,34 +165,72 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
         return skills.length * discovery.on_sphere(latent[:, :width])
 
     def chosen(params: Params, x: Array, latent: Array) -> Array:
-        if not knows_directions:
+        if toward is None:
             return named(latent)
-        is_place, there = place_of(latent, width)
-        return jnp.where(is_place, skills.toward(params["skill"], x[:, moved], there), named(latent))
+        there = toward(params["skill"], x[:, moved], place(latent[:, width:]))
+        return jnp.where(latent[:, -1:] > LEAST, there, named(latent))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if isinstance(prompt, Prior):
-            skill = skills.draw(key, 1)[0] if config.skills else jnp.zeros(0)
-            return project(jnp.concatenate([skill, jnp.zeros(len(moved) + 1 if knows_directions else 0)]))
-        if isinstance(prompt, Goal | Motion) and knows_directions:
-            there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
-            latent = at_place(there, width)
-            return latent if isinstance(prompt, Motion) else latent[0]
-        names = ", ".join(kind.__name__ for kind in taken)
-        raise TypeError(f"{owner} takes {names} prompts, got {type(prompt).__name__}")
+            return project(jnp.concatenate([skills.draw(key, 1)[0], jnp.zeros(len(moved) + 1 if toward else 0)]))
+        return asked(owner, prompts, prompt, see, moved, width)
 
-    return Skills(width, init, learn, named, chosen, prompt, taken)
+    prompts = (Goal, Motion, Prior) if toward else (Prior,)
+    return Skills(width, init, learn, named, chosen, prompt, prompts)
 
 
-def at_place(there: Float[Array, "N M"], width: int) -> Float[Array, "N D"]:
-    """The latents of places: on the sphere, behind `width` zeros where others name a skill."""
+def _places(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array], moved: np.ndarray) -> Skills:
+    """Places to go to, paid for by the distance that is gained; or nothing."""
+    is_told = config.told == "goal"
+    mean, std = (
+        np.asarray(of.get("state", np.full(spec.obs["state"], fill))) for of, fill in ((spec.mean, 0), (spec.std, 1))
+    )
+
+    def learn(params: Params, state: PyTree, given: tuple[Array, ...], parts: int, key: RandomKey) -> Any:
+        x, next_x, goal, inside = given
+        if not is_told:
+            return params, state, jnp.zeros((len(x), 0)), {}
+        before, after = (jnp.linalg.norm(one[:, moved] - goal, axis=-1) for one in (x, next_x))
+        return params, state, ((before - after) * inside)[:, None], {"goal/distance": after.mean()}
+
+    def named(latent: Array) -> Array:
+        return place(latent) if is_told else latent[:, :0]
+
+    def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
+        if not isinstance(prompt, Prior):
+            return asked(owner, prompts, prompt, see, moved, 0)
+        if not is_told:
+            return jnp.zeros(0)
+        drawn = mean + config.reach * std * jax.random.uniform(key, mean.shape, minval=-1.0, maxval=1.0)
+        return latent_of(see({"state": drawn[None]})[:, moved])[0]
+
+    prompts = (Goal, Motion, Prior) if is_told else (Prior,)
+    width = len(moved) if is_told else 0
+    return Skills(
+        width, lambda key, x: ({}, ()), learn, named, lambda params, x, latent: named(latent), prompt, prompts
+    )
+
+
+def place(latent: Float[Array, "N D"]) -> Float[Array, "N M"]:
+    """The place that the end of a latent names; see `latent_of`."""
+    return latent[:, :-1] / jnp.maximum(latent[:, -1:], LEAST)
+
+
+def latent_of(there: Float[Array, "N M"], width: int = 0) -> Float[Array, "N D"]:
+    """The latent of a place, as networks see it, behind the `width` numbers of a skill: [0, x, 1] on the sphere."""
     return project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
 
 
-def place_of(latent: Float[Array, "N D"], width: int) -> tuple[Bool[Array, "N 1"], Float[Array, "N M"]]:
-    """Whether each latent is that of a place, and which."""
-    last = latent[:, -1:]
-    return last > 1e-6, latent[:, width:-1] / jnp.maximum(last, 1e-6)
+def asked(
+    owner: str, prompts: tuple[type, ...], prompt: Prompt, see: Callable[[Obs], Array], moved: np.ndarray, width: int
+) -> Array:
+    """The latent of a goal [D], or those of a motion [T, D]; TypeError for other prompts."""
+    if isinstance(prompt, Goal | Motion) and Goal in prompts:
+        there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
+        latent = latent_of(there, width)
+        return latent if isinstance(prompt, Motion) else latent[0]
+    names = ", ".join(kind.__name__ for kind in prompts)
+    raise TypeError(f"{owner} takes {names} prompts, got {type(prompt).__name__}")
 
 
 def columns_of(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:

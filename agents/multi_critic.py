@@ -12,8 +12,9 @@ them is solved; here it is w_k, at every update. Means and deviations are those 
 V_k = mean_k + scale_k v_k(s, z), with the moving moments of their targets, so that sizes of rewards do not matter to
 critics either. `critics="one"` sums the rewards first and is plain PPO: the baseline, from the same code.
 
-The last kind of reward, unless `skills` is False, is that of skill discovery (`agents/discovery.py`), computed anew
-in each update by the features as they then are. They read what skills shall move, the parts `moved` of the state.
+The last kind of reward is that of what the policy is told (`agents/kinds.py`): of a skill, the reward of discovery
+(`agents/discovery.py`), computed anew in each update by the features as they then are, which read what skills shall
+move, the parts `moved` of the state; of a place to go to, the distance that is gained. `told="nothing"` has neither.
 A channel with a finite budget is a constraint: its rewards are costs below zero, and its weight is a multiplier that
 grows while the mean cost of a decision is above the budget and falls, to zero at last, while it is below.
 

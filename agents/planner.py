@@ -125,11 +125,7 @@ def make(config: Config, spec: Spec) -> Agent:
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if isinstance(prompt, Prior):
             return project(jnp.append(jax.random.normal(key, (len(moved),)), 0.0))
-        if isinstance(prompt, Goal | Motion):
-            there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
-            latent = kinds.at_place(there, 0)
-            return latent if isinstance(prompt, Motion) else latent[0]
-        raise TypeError(f"planner takes Goal, Motion, Prior prompts, got {type(prompt).__name__}")
+        return kinds.asked("planner", prompts, prompt, see, moved, 0)
 
     def search(params: Params, x: Array, z: Array, key: RandomKey) -> Array:
         """The first action [A] of the best plan for one world, from x [I] under the latent z [D]."""
@@ -157,8 +153,8 @@ def make(config: Config, spec: Spec) -> Agent:
         at_random = jax.random.bernoulli(key_which, config.random, (len(x), 1))
         return jnp.where(at_random, anything, every(params, x, z, key_plan)), carry
 
-    needs = Needs(channels=(), replay=True)
-    return Agent(init, update, prompt, lambda count: (), act, (Goal, Motion, Prior), needs=needs)
+    prompts, needs = (Goal, Motion, Prior), Needs(channels=(), replay=True)
+    return Agent(init, update, prompt, lambda count: (), act, prompts, needs=needs)
 
 
 def networks(config: Config, spec: Spec) -> Net:
@@ -176,7 +172,6 @@ def ahead(model: Net, params: Params, x: Float[Array, "M B I"], action: Float[Ar
 
 def closeness(there: Float[Array, "M B K"], latent: Float[Array, " D"]) -> Float[Array, "M B"]:
     """Minus the distance to the place that the latent names, or how far it is in the direction that it names."""
-    is_place, place = kinds.place_of(latent[None], 0)
-    distance = jnp.sqrt(jnp.square(there - place[None]).sum(-1) + 1e-12)
+    distance = jnp.sqrt(jnp.square(there - kinds.place(latent[None])[None]).sum(-1) + 1e-12)
     direction = latent[:-1] / jnp.sqrt(jnp.maximum(jnp.square(latent[:-1]).sum(), 1e-12))
-    return jnp.where(is_place[0, 0], -distance, (there * direction[None, None]).sum(-1))
+    return jnp.where(latent[-1] > kinds.LEAST, -distance, (there * direction[None, None]).sum(-1))

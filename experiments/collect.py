@@ -20,11 +20,11 @@ from embodied.data import collect, replay, store
 from embodied.policy import Policy
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.train import fetch, init_run, make_chunk
-from embodied.types import Env, Goal, InputError, Spec
+from embodied.types import Env, Goal, InputError, Prior, Spec
 from envs import ogbench_play
 from envs.host import usable_cores
 from envs.pixels import frames, setting
-from experiments.presets import Collect
+from experiments.presets import PROMPTED, Collect
 
 
 def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None = None) -> Path:
@@ -41,9 +41,9 @@ def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None =
     if config.explorer in ogbench_play.STYLES:
         batches = _scripted(config)
     else:
-        if config.explorer == "goals":
+        if config.explorer in PROMPTED:
             assert policy is not None
-            rollouts = _goals(config, worlds, policy)
+            rollouts = _prompted(config, worlds, policy)
         else:
             rollouts = (_noise if config.explorer == "noise" else _rnd)(config, worlds)
         batches = map(collect.episodes, rollouts)
@@ -121,33 +121,44 @@ def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
         state = state.replace(source=replay.add(state.source, collect.as_steps(trajectory), rows))
 
 
-def _goals(config: Collect, worlds: Sequence[Env], policy: Policy) -> Iterator[Trajectory]:
-    """A policy explores on its way to states of its own buffer, one after the other. Raises InputError at once."""
+def _prompted(config: Collect, worlds: Sequence[Env], policy: Policy) -> Iterator[Trajectory]:
+    """A policy explores under one latent after the other. Raises InputError at once."""
     env, agent = worlds[0], policy.agent
     theirs = {"world": policy.world, "hold": policy.options.get("hold", env.spec.hold)}
     for field, value in {"world": config.world, "hold": env.spec.hold}.items():
         if theirs[field] != value:
             raise InputError(f"collect: the {field} of policy '{config.policy}' must be {value}, got {theirs[field]}")
-    if Goal not in agent.prompts:
-        raise InputError(f"collect: policy '{config.policy}' must take goals, got an agent '{policy.agent_name}'")
-    return _from_goal_to_goal(config, worlds, policy)
+    needed = Goal if config.explorer == "goals" else Prior
+    if needed not in agent.prompts:
+        raise InputError(
+            f"collect: policy '{config.policy}' must take {config.explorer}, got an agent '{policy.agent_name}'"
+        )
+    return _from_latent_to_latent(config, worlds, policy)
 
 
-def _from_goal_to_goal(config: Collect, worlds: Sequence[Env], policy: Policy) -> Iterator[Trajectory]:
-    agent, goals = policy.agent, -(-config.decisions // config.goal_hold)
-    behave = collect.changing_latents(agent, config.goal_hold)
+def _from_latent_to_latent(config: Collect, worlds: Sequence[Env], policy: Policy) -> Iterator[Trajectory]:
+    """Latents are drawn from the prior, or are those of states of the policy's own buffer."""
+    agent, stretches = policy.agent, -(-config.decisions // config.latent_hold)
+    behave = collect.changing_latents(agent, config.latent_hold)
     obs = {name: jnp.asarray(leaf, jnp.float32) for name, leaf in policy.buffer.obs.items()}
 
     @jax.jit
-    def draw(key: jax.Array) -> jax.Array:
+    def to_goals(key: jax.Array) -> jax.Array:
         """Latents [E, S, D]."""
-        index = jax.random.randint(key, (config.worlds, goals), 0, len(policy.buffer.physics))
+        index = jax.random.randint(key, (config.worlds, stretches), 0, len(policy.buffer.physics))
         one = lambda row: agent.prompt(policy.params, Goal({name: leaf[row] for name, leaf in obs.items()}), key)  # noqa: E731
         return jax.vmap(jax.vmap(one))(index)
 
+    @jax.jit
+    def of_prior(key: jax.Array) -> jax.Array:
+        """Latents [E, S, D]."""
+        keys = jax.random.split(key, (config.worlds, stretches))
+        return jax.vmap(jax.vmap(lambda key: agent.prompt(policy.params, Prior(), key)))(keys)
+
+    draw = to_goals if config.explorer == "goals" else of_prior
     for i in range(config.episodes // config.worlds):
-        key_goals, key_reset, key_roll = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), i), 3)
-        carry = (policy.params, draw(key_goals), jnp.int32(0), agent.carry(config.worlds))
+        key_latents, key_reset, key_roll = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), i), 3)
+        carry = (policy.params, draw(key_latents), jnp.int32(0), agent.carry(config.worlds))
         start = worlds[i % len(worlds)].reset(key_reset, config.worlds)
         yield rollout(worlds[i % len(worlds)], behave, start, carry, config.decisions, key_roll)
 

@@ -15,7 +15,7 @@ from embodied.policy import Policy
 from embodied.promptfile import Request, infer
 from embodied.rollout import Trajectory, scored_behaviour
 from embodied.types import Env, Goal, InputError, Prior, Reward, obs_type
-from experiments import skills
+from experiments import goals, skills
 
 DRAWS = 10  # latents of the random baseline
 
@@ -137,6 +137,11 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
         body["skills"] = skills.measures(played)
         print(f"\n{len(played.latents)} skills from each of {played.places.shape[1]} starts:")
         print("\n".join(f"{name:<24}{value:10.3f}" for name, value in body["skills"].items()))
+    if goals.takes_places(policy):
+        found = {policy.agent_name: goals.go(policy, env), "random actions": goals.go_at_random(policy, env)}
+        body["goals"] = {name: goals.measures(distance) for name, distance in found.items()}
+        print(f"\nrandom goals reached at the end, to {goals.CELL:g}, with the Wilson interval:")
+        print("\n".join(goals.line(name, row) for name, row in body["goals"].items()))
     if out:
         write(out, body)
     return body

@@ -12,10 +12,11 @@ from envs.randomise import LEVELS
 from experiments import ogbench_agents, skill_agents
 
 AgentConfig = TypeVar("AgentConfig")  # the Config of one of the agents
-EXPLORERS = ("noise", "rnd", "goals", "play", "noisy")
+EXPLORERS = ("noise", "rnd", "goals", "skills", "play", "noisy")
+PROMPTED = ("goals", "skills")  # explorers that are policies
 COLLECT_RANGES = {
     "[0, inf)": ("pixels",),
-    "[1, inf)": ("episodes", "decisions", "worlds", "updates", "goal_hold"),
+    "[1, inf)": ("episodes", "decisions", "worlds", "updates", "latent_hold"),
     "[2, inf)": ("batch_size",),
     "(0, inf)": ("correlation", "scale"),
     "[0, 4294967296)": ("seed",),
@@ -80,9 +81,9 @@ class Collect:
     """How reward-free data is made."""
 
     world: str
-    # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), "goals" (a policy, from one goal
-    # to the next), or a scripted arm at OGBench's tables: "play" (it plans, with correlated noise) or "noisy" (it
-    # answers states, with white noise)
+    # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), a policy from one goal to the next
+    # ("goals") or one latent of its prior to the next ("skills"), or a scripted arm at OGBench's tables: "play" (it
+    # plans, with correlated noise) or "noisy" (it answers states, with white noise)
     explorer: str = "noise"
     episodes: int = 100
     decisions: int = 500  # per episode
@@ -93,8 +94,8 @@ class Collect:
     explorer_config: rnd.Config = rnd.Config()
     updates: int = 250  # RND updates per batch of episodes
     batch_size: int = 256  # of RND updates
-    policy: str = ""  # the run or model that goes from goal to goal
-    goal_hold: int = 50  # decisions until its next goal
+    policy: str = ""  # the run or model that has goals or skills
+    latent_hold: int = 50  # decisions until its next one
     hold: int | None = None  # control steps per decision; None = the world's default
     seed: int = 0
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"
@@ -104,8 +105,8 @@ class Collect:
         check_choice("collect", "randomise", self.randomise, tuple(LEVELS))
         check_choice("collect", "explorer", self.explorer, EXPLORERS)
         check_ranges("collect", self, COLLECT_RANGES)
-        if bool(self.policy) != (self.explorer == "goals"):
-            wanted = "a run or a model" if self.explorer == "goals" else "left out"
+        if bool(self.policy) != (self.explorer in PROMPTED):
+            wanted = "left out" if self.policy else "a run or a model"
             raise InputError(f"collect: explorer '{self.explorer}' needs policy to be {wanted}, got '{self.policy}'")
         if self.episodes % self.worlds:
             raise InputError(f"collect: episodes ({self.episodes}) must be a multiple of worlds ({self.worlds})")

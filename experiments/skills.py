@@ -41,7 +41,7 @@ class Played:
 
 def is_skilled(policy: Policy) -> bool:
     """Whether the policy has skills drawn from a prior, that move named parts of the state."""
-    return bool(getattr(policy.config, "skills", False))
+    return getattr(policy.config, "told", None) == "skill"
 
 
 def play(policy: Policy, env: Env, skills: int = 48, starts: int = 8, seed: int = EvaluateConfig().seed) -> Played:

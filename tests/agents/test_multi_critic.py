@@ -9,20 +9,21 @@ import numpy as np
 import optax
 import pytest
 
-from agents import discovery, multi_critic
+from agents import discovery, kinds, multi_critic, multi_critic_sac
 from agents.multi_critic import Config
 from embodied.policy_gradient import with_moments
-from embodied.types import Batch, Goal, InputError, Prior, Reward, Spec
+from embodied.types import Batch, Goal, InputError, Motion, Prior, Reward, Spec
 from tests.agents.chains import quick_jit
 
 SPEC = Spec({"state": (5,)}, 2, parts={"hand": (0, 2), "object": (2, 5)})
 E, T = 3, 8
+STEPS = [[0, 0, 3], [0, 4, 0], [9, 9, 9]]
 
 
 def plain(channels=("reach",), **changes):
     """A configuration without skills, one weight and discount for all."""
     kinds = len(channels)
-    shared = {"weights": (1.0,) * kinds, "discounts": (0.9,) * kinds, "skills": False}
+    shared = {"weights": (1.0,) * kinds, "discounts": (0.9,) * kinds, "told": "nothing"}
     return dataclasses.replace(Config(channels=channels, **shared).tiny(), **changes)
 
 
@@ -219,9 +220,40 @@ def test_goals_are_reached_for_by_the_skill_that_leads_there_from_every_state():
     np.testing.assert_array_equal(elsewhere, z)
 
 
+@pytest.mark.parametrize("learner", [multi_critic, multi_critic_sac])
+def test_policy_told_goals_reads_them_and_is_paid_for_the_distance_that_it_gains(learner):
+    spec = dataclasses.replace(SPEC, mean={"state": (1.0,) * 5}, std={"state": (2.0,) * 5})
+    kinds_of = {"channels": (), "weights": (1.0,), "discounts": (0.9,), "told": "goal", "moved": ("object",)}
+    agent = learner.make(dataclasses.replace(learner.Config(**kinds_of).tiny(), reach=1.5), spec)
+    prompt = lambda goal: agent.prompt({}, goal, jax.random.key(0))  # noqa: E731
+    place = lambda z: np.asarray(z[..., :-1] / z[..., -1:])  # noqa: E731
+    np.testing.assert_allclose(place(prompt(Goal({"state": jnp.arange(5.0)}))), [0.5, 1.0, 1.5], rtol=1e-6)
+    path = prompt(Motion({"state": jnp.array([[0.0] * 5, [3.0] * 5])}))
+    np.testing.assert_allclose(place(path), [[-0.5] * 3, [1.0] * 3], rtol=1e-6)
+    drawn = place(jax.vmap(lambda key: agent.prompt({}, Prior(), key))(jax.random.split(jax.random.key(1), 500)))
+    assert np.abs(drawn).max() < 1.5
+    np.testing.assert_allclose([drawn.min(0), drawn.max(0)], [[-1.5] * 3, [1.5] * 3], atol=0.05)
+    state = agent.init(jax.random.key(0), spec.example())
+    obs = {"state": jnp.ones((2, 5))}
+    assert np.abs(np.diff(agent.act(state.params, obs, path, (), None)[0], axis=0)).max() > 1e-5
+
+
+def test_distance_gained_ends_with_the_episode():
+    """By hand: from 5 away to 3 away, from 3 to 4, and a decision behind which another episode begins."""
+    config = Config(channels=(), told="goal", weights=(1.0,), discounts=(0.9,), moved=("object",))
+    told = kinds.make("multi_critic", config, SPEC, lambda obs: obs["state"])
+    x, next_x = (jnp.zeros((3, 5)).at[:, 2:].set(jnp.array(rows)) for rows in ([[3, 4, 0]] + [[0, 0, 3]] * 2, STEPS))
+    given = (x, next_x, jnp.zeros((3, 3)), jnp.array([1.0, 1.0, 0.0]))
+    _, _, gained, _ = told.learn({}, (), given, 1, jax.random.key(0))
+    np.testing.assert_allclose(gained, [[2.0], [-1.0], [0.0]], atol=1e-6)
+
+
 def test_bad_configurations_and_prompts_are_refused():
     for changes, message in (
-        ({"channels": (), "skills": False, "weights": (), "discounts": ()}, "channels must name a task, or skills"),
+        (
+            {"channels": (), "told": "nothing", "weights": (), "discounts": ()},
+            "channels must name a task where",
+        ),
         ({"weights": (1.0,)}, "weights must be one number for each of reach, safety, skill"),
         ({"weights": (0.0, 0.0, 0.0)}, "weights must not be below 0, nor all of them 0"),
         ({"discounts": (0.9, 1.0, 0.9)}, r"discounts must be in \[0, 1\), got \(0.9, 1.0, 0.9\)"),

@@ -21,7 +21,7 @@ KEY = jax.random.key(7)
 
 def plain(channels=("reach",), **changes):
     """A configuration without skills, whose moments and spreads stay as they are once rewards have varied."""
-    shared = {"weights": (1.0,) * len(channels), "discounts": (0.9,) * len(channels), "skills": False}
+    shared = {"weights": (1.0,) * len(channels), "discounts": (0.9,) * len(channels), "told": "nothing"}
     small = Config(channels=channels, **shared, momentum=1.0, inputs="raw").tiny()
     return dataclasses.replace(small, **changes)
 
@@ -180,7 +180,7 @@ def test_reward_that_never_varied_changes_nothing():
 def test_reward_of_skills_is_that_of_the_features_as_they_are():
     """The batch stores none: other features, other rewards and targets."""
     still = dataclasses.replace(discovery.Config().tiny(), lr=0.0)
-    config = plain(skills=True, weights=(1.0, 1.0), discounts=(0.9, 0.9), skill=still, moved=("object",))
+    config = plain(told="skill", weights=(1.0, 1.0), discounts=(0.9, 0.9), skill=still, moved=("object",))
     (_, update), state, batch = compiled(config), started(config), batch_of(1.0, width=2 + 3 + 1)
     _, before = update(state, batch, KEY)
     other = jax.tree.map(lambda leaf: 1.5 * leaf, state.params["skill"])

@@ -1,4 +1,4 @@
-"""Data of a trained policy that goes from goal to goal."""
+"""Data of a trained policy that goes from goal to goal, or from skill to skill."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ from experiments import collect
 from experiments.presets import Collect
 
 HOLD = 4  # decisions until the next goal
-CONFIG = Collect("point_maze", "goals", episodes=6, decisions=10, worlds=3, policy="maze", goal_hold=HOLD)
+CONFIG = Collect("point_maze", "goals", episodes=6, decisions=10, worlds=3, policy="maze", latent_hold=HOLD)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +48,23 @@ def test_each_goal_is_held_for_a_while_and_goals_and_starts_differ_between_episo
             assert held.sum() == 1
             seen.add((first, int(held.argmax())))
     assert seen == {(first, goal) for first in (0, 4, 8) for goal in (0, 1)}
+
+
+def test_each_skill_is_held_for_a_while_and_drawn_anew(policy, tmp_path):
+    class Told(Policy):
+        @property
+        def agent(self):
+            return super().agent._replace(act=lambda params, obs, z, carry, key: (jnp.tanh(z[:, :2]), carry))
+
+    told = Told(**{field.name: getattr(policy, field.name) for field in dataclasses.fields(policy)})
+    collect.run(dataclasses.replace(CONFIG, explorer="skills"), tmp_path / "data", quiet=True, policy=told)
+    drawn = set()
+    for episode in store.read_episodes(tmp_path / "data"):
+        for first in range(0, 10, HOLD):
+            held = episode["action"][first : first + HOLD]
+            np.testing.assert_array_equal(held, held[:1].repeat(len(held), 0))
+            drawn.add(held[0].tobytes())
+    assert len(drawn) == 6 * 3
 
 
 def test_same_seed_gives_the_same_data(policy, tmp_path):

@@ -223,8 +223,17 @@ def test_command_line_says_that_data_are_missing(capsys, tmp_path):
     assert "data: agent 'fb' learns from stored data" in capsys.readouterr().err
 
 
+def test_rollouts_shared_by_two_devices_teach_what_one_learns(tmp_path):
+    learned = []
+    for count in (1, 2):
+        shared = dataclasses.replace(EXPERIMENT.train, updates=2, devices=count)
+        train.run(dataclasses.replace(EXPERIMENT, train=shared), None, tmp_path / str(count), quiet=True)
+        learned.append(load(tmp_path / str(count)).params)
+    jax.tree.map(lambda one, two: np.testing.assert_allclose(one, two, atol=1e-5), *learned)
+
+
 def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env, tmp_path, capsys):
-    upper = dataclasses.replace(CONFIG, channels=("loop",), skills=False, weights=(1.0,), discounts=(0.9,), moved=())
+    upper = dataclasses.replace(CONFIG, channels=("loop",), told="nothing", weights=(1.0,), discounts=(0.9,), moved=())
     size = {"online": Online(WORLDS, 5), "train": dataclasses.replace(EXPERIMENT.train, batch_size=WORLDS * 5)}
     above = dataclasses.replace(EXPERIMENT, agent=upper, skills=str(run), skill_decisions=20, **size)
     train.run(above, None, tmp_path / "upper", quiet=True)
@@ -246,13 +255,8 @@ def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env,
 
 
 def test_planner_over_skills_of_a_run_learns_what_they_lead_to_and_takes_goals(run, tmp_path):
-    above = dataclasses.replace(
-        REPLAYED,
-        agent=planner.Config(moved=("position",)).tiny(),
-        online=Online(WORLDS, 5, capacity=10),
-        skills=str(run),
-        skill_decisions=20,
-    )
+    size, agent = {"online": Online(WORLDS, 5, capacity=10)}, planner.Config(moved=("position",)).tiny()
+    above = dataclasses.replace(REPLAYED, agent=agent, skills=str(run), skill_decisions=20, **size)
     train.run(above, None, tmp_path, quiet=True)
     policy, world = resolve(str(tmp_path))
     assert policy.spec.action == world.spec.action == 2
