@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from agents import discovery
 from embodied.data.normalize import Inputs
@@ -167,8 +167,8 @@ def make(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array]) ->
     def chosen(params: Params, x: Array, latent: Array) -> Array:
         if toward is None:
             return named(latent)
-        is_place, there = place_of(latent, width)
-        return jnp.where(is_place, toward(params["skill"], x[:, moved], there), named(latent))
+        there = toward(params["skill"], x[:, moved], place(latent[:, width:]))
+        return jnp.where(latent[:, -1:] > LEAST, there, named(latent))
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if isinstance(prompt, Prior):
@@ -193,7 +193,7 @@ def _places(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array],
         return params, state, ((before - after) * inside)[:, None], {"goal/distance": after.mean()}
 
     def named(latent: Array) -> Array:
-        return place_of(latent, 0)[1] if is_told else latent[:, :0]
+        return place(latent) if is_told else latent[:, :0]
 
     def prompt(params: Params, prompt: Prompt, key: RandomKey) -> Array:
         if not isinstance(prompt, Prior):
@@ -201,12 +201,22 @@ def _places(owner: str, config: Config, spec: Spec, see: Callable[[Obs], Array],
         if not is_told:
             return jnp.zeros(0)
         drawn = mean + config.reach * std * jax.random.uniform(key, mean.shape, minval=-1.0, maxval=1.0)
-        return at_place(see({"state": drawn[None]})[:, moved], 0)[0]
+        return latent_of(see({"state": drawn[None]})[:, moved])[0]
 
     prompts = (Goal, Motion, Prior) if is_told else (Prior,)
     width = len(moved) if is_told else 0
     empty = lambda key, x: ({}, ())  # noqa: E731
     return Skills(width, empty, learn, named, lambda params, x, latent: named(latent), prompt, prompts)
+
+
+def place(latent: Float[Array, "N D"]) -> Float[Array, "N M"]:
+    """The place that the end of a latent names; see `latent_of`."""
+    return latent[:, :-1] / jnp.maximum(latent[:, -1:], LEAST)
+
+
+def latent_of(there: Float[Array, "N M"], width: int = 0) -> Float[Array, "N D"]:
+    """The latent of a place, as networks see it, behind the `width` numbers of a skill: [0, x, 1] on the sphere."""
+    return project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
 
 
 def asked(
@@ -215,21 +225,10 @@ def asked(
     """The latent of a goal [D], or those of a motion [T, D]; TypeError for other prompts."""
     if isinstance(prompt, Goal | Motion) and Goal in prompts:
         there = see({name: jnp.atleast_2d(leaf) for name, leaf in prompt.obs.items()})[:, moved]
-        latent = at_place(there, width)
+        latent = latent_of(there, width)
         return latent if isinstance(prompt, Motion) else latent[0]
     names = ", ".join(kind.__name__ for kind in prompts)
     raise TypeError(f"{owner} takes {names} prompts, got {type(prompt).__name__}")
-
-
-def at_place(there: Float[Array, "N M"], width: int) -> Float[Array, "N D"]:
-    """The latents of places, as networks see them: on the sphere, behind `width` zeros where others name a skill."""
-    return project(jnp.concatenate([jnp.zeros((len(there), width)), there, jnp.ones((len(there), 1))], -1))
-
-
-def place_of(latent: Float[Array, "N D"], width: int) -> tuple[Bool[Array, "N 1"], Float[Array, "N M"]]:
-    """Whether each latent is that of a place, and which."""
-    last = latent[:, -1:]
-    return last > LEAST, latent[:, width:-1] / jnp.maximum(last, LEAST)
 
 
 def columns_of(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:

@@ -172,7 +172,6 @@ def ahead(model: Net, params: Params, x: Float[Array, "M B I"], action: Float[Ar
 
 def closeness(there: Float[Array, "M B K"], latent: Float[Array, " D"]) -> Float[Array, "M B"]:
     """Minus the distance to the place that the latent names, or how far it is in the direction that it names."""
-    is_place, place = kinds.place_of(latent[None], 0)
-    distance = jnp.sqrt(jnp.square(there - place[None]).sum(-1) + 1e-12)
+    distance = jnp.sqrt(jnp.square(there - kinds.place(latent[None])[None]).sum(-1) + 1e-12)
     direction = latent[:-1] / jnp.sqrt(jnp.maximum(jnp.square(latent[:-1]).sum(), 1e-12))
-    return jnp.where(is_place[0, 0], -distance, (there * direction[None, None]).sum(-1))
+    return jnp.where(latent[-1] > kinds.LEAST, -distance, (there * direction[None, None]).sum(-1))

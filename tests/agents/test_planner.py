@@ -99,7 +99,7 @@ def test_latent_of_the_prior_is_a_direction_to_go_in(learnt, act):
 
 
 def test_share_of_random_actions_is_what_the_configuration_says(act):
-    z = jnp.tile(kinds.at_place(jnp.full((1, 3), 100.0), 0), (1000, 1))
+    z = jnp.tile(kinds.latent_of(jnp.full((1, 3), 100.0)), (1000, 1))
     here = np.zeros((1000, 5), np.float32)
     planned = act(here[:1], z[:1])[0]
     assert planned.min() > 0.9  # all go there as far as they can
@@ -136,7 +136,7 @@ def test_nothing_is_learnt_from_what_follows_a_termination(learnt):
 
 def test_score_is_minus_the_distance_to_a_place_and_grows_along_a_direction():
     there = jnp.array([[[3.0, 4.0], [0.0, 1.0]]])
-    place = kinds.at_place(jnp.array([[0.0, 0.0]]), 0)[0]
+    place = kinds.latent_of(jnp.array([[0.0, 0.0]]))[0]
     np.testing.assert_allclose(planner.closeness(there, place), [[-5.0, -1.0]], rtol=1e-5)
     direction = jnp.array([0.0, np.sqrt(3.0), 0.0])
     np.testing.assert_allclose(planner.closeness(there, direction), [[4.0, 1.0]], rtol=1e-5)
@@ -146,9 +146,8 @@ def test_goals_and_motions_are_places_of_what_is_moved(learnt):
     agent, _, state, _ = learnt
     motion = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     z = agent.prompt(state.params, Motion({"state": motion}), jax.random.key(0))
-    is_place, place = kinds.place_of(z, 0)
-    assert is_place.all()
-    np.testing.assert_allclose(place, motion[:, 2:], rtol=1e-4)
+    np.testing.assert_allclose(kinds.place(z), motion[:, 2:], rtol=1e-4)
+    assert (z[:, -1] > kinds.LEAST).all()
     one = agent.prompt(state.params, Goal({"state": motion[2]}), jax.random.key(0))
     np.testing.assert_allclose(one, z[2], rtol=1e-6)
 

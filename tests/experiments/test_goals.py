@@ -31,7 +31,7 @@ class Straight(Policy):
         def act(params, obs, z, carry, key):
             position, velocity = jnp.split(obs["state"], 2, -1)
             return jnp.clip(
-                20 * (kinds.place_of(jnp.broadcast_to(z, (len(position), 3)), 0)[1] - position) - velocity, -1, 1
+                20 * (kinds.place(jnp.broadcast_to(z, (len(position), 3))) - position) - velocity, -1, 1
             ), ()
 
         return made._replace(act=act)

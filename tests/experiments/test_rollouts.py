@@ -251,13 +251,8 @@ def test_policy_over_skills_of_a_run_acts_by_them_and_finds_them_again(run, env,
 
 
 def test_planner_over_skills_of_a_run_learns_what_they_lead_to_and_takes_goals(run, tmp_path):
-    above = dataclasses.replace(
-        REPLAYED,
-        agent=planner.Config(moved=("position",)).tiny(),
-        online=Online(WORLDS, 5, capacity=10),
-        skills=str(run),
-        skill_decisions=20,
-    )
+    size, agent = {"online": Online(WORLDS, 5, capacity=10)}, planner.Config(moved=("position",)).tiny()
+    above = dataclasses.replace(REPLAYED, agent=agent, skills=str(run), skill_decisions=20, **size)
     train.run(above, None, tmp_path, quiet=True)
     policy, world = resolve(str(tmp_path))
     assert policy.spec.action == world.spec.action == 2
