@@ -33,7 +33,7 @@ Told = Literal["skill", "goal", "nothing"]
 Learn = Callable[[Params, PyTree, tuple[Array, ...], int, RandomKey], tuple[Params, PyTree, Array, dict[str, Array]]]
 
 RANGES = {"[0, inf)": ("lr_multiplier",), "(0, inf)": ("reach",)}
-MULTIPLIERS = (-7.0, 7.0)  # logarithms
+MULTIPLIERS = (-4.0, 4.0)  # logarithms: a constraint that held for long must not take as long to be felt again
 LEAST = 1e-6  # of the last number of a latent that names a place
 
 
@@ -46,7 +46,7 @@ class Config:
     weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # w_k of each kind, that of what it is told last
     discounts: tuple[float, ...] = (0.95, 0.95, 0.99)  # of each kind, per decision, in [0, 1)
     budgets: tuple[float, ...] = ()  # largest mean cost per decision of each kind; inf = no constraint, () = no kind is
-    lr_multiplier: float = 0.05  # of log multipliers per update, for a cost of twice its budget
+    lr_multiplier: float = 0.05  # of log multipliers per update, for a cost of twice its budget or more
     critics: Literal["each", "one"] = "each"  # "one": of the weighted sum of rewards, with the last discount
     moved: tuple[str, ...] = ()  # parts of the state that skills shall move; () = all of it
     skill: discovery.Config = discovery.Config()  # how skills are discovered
@@ -97,13 +97,13 @@ def weighed(
 
 
 def _excess(config: Config, reward: Float[Array, "N R"]) -> Float[Array, " R"]:
-    """How far the mean cost of a decision is above its budget, as a share of it; 0 for rewards that are no costs."""
+    """How far the mean cost of a decision is above its budget, as a share of it, at most 1; 0 for what is no cost."""
     if not config.budgets:
         return jnp.zeros(reward.shape[-1])
     budget = jnp.asarray(config.budgets)
     limited = jnp.isfinite(budget)
     safe = jnp.where(limited, jnp.maximum(budget, 1e-3), 1.0)
-    return jnp.where(limited, -reward.mean(0) / safe - 1.0, 0.0)
+    return jnp.where(limited, jnp.minimum(-reward.mean(0) / safe - 1.0, 1.0), 0.0)
 
 
 def interference(names: Sequence[str], gradients: PyTree) -> dict[str, Float[Array, ""]]:

@@ -60,7 +60,7 @@ COMPARED = 32  # rows of a batch on which gradients of the kinds of reward are c
 class Config(kinds.Config):
     """Three kinds of reward for a hand over a table; sizes and rates as is common where SAC meets states."""
 
-    lr_multiplier: float = 1e-3  # of log multipliers per update, for a cost of twice its budget
+    lr_multiplier: float = 1e-3  # of log multipliers per update, for a cost of twice its budget or more
     hidden: int = 256  # width of actor and critics; 1024 in METRA
     layers: int = 2  # hidden layers of each
     tau: float = 0.005  # moving-average rate of the target critics, in (0, 1]

@@ -192,7 +192,7 @@ def test_changed_moments_leave_values_as_they_were():
 def test_weight_of_a_constraint_grows_while_it_is_broken_and_falls_while_it_holds():
     config = plain(("reach", "cost"), budgets=(float("inf"), 0.5), lr_multiplier=0.1)
     reward = np.zeros((E, T, 2))
-    for cost, factor in ((1.0, np.exp(0.1)), (0.25, np.exp(-0.05)), (0.5, 1.0)):
+    for cost, factor in ((1.0, np.exp(0.1)), (9.0, np.exp(0.1)), (0.25, np.exp(-0.05)), (0.5, 1.0)):
         reward[..., 1] = -cost
         _, metrics = after(config, reward)
         assert metrics["weight/cost"] == pytest.approx(factor, rel=1e-4)
