@@ -197,6 +197,7 @@ COLLECT: dict[str, Collect] = {
 for _world in ("cube_single", "cube_double", "scene", "puzzle_3x3"):
     for _style in ("play", "noisy"):
         COLLECT[f"{_world}-{_style}"] = Collect(_world, _style, episodes=1000, decisions=1000, worlds=10)
-for _name in [name for name in COLLECT if not name.endswith("-goals") and not name.startswith("robot_dog")]:
+for _name in [name for name in COLLECT if not name.endswith("-goals")]:
     _world, _style = _name.split("-")
-    COLLECT[f"{_world}-pixels-{_style}"] = dataclasses.replace(COLLECT[_name], pixels=64)
+    if f"{_world}-td_jepa-pixels-small" in PRESETS:
+        COLLECT[f"{_world}-pixels-{_style}"] = dataclasses.replace(COLLECT[_name], pixels=64)

@@ -3,10 +3,10 @@
     python -m experiments.bench.goals --runs runs/goals
 
 Each seed trains skills first; then, in the world of these skills, an upper policy that is told goals, and a planner
-with a model of what skills lead to; and a flat policy that is told goals, for as many decisions of the world as skills
-and upper policy took together. The rule is the objective's own: the skill whose direction points to the goal, chosen
-anew at every decision. All are asked for the same goals from the same starts. Missing runs are trained, one process
-each, and runs that were interrupted go on.
+with a model of what skills lead to, from as many decisions; and a flat policy that is told goals, for as many decisions
+of the world as skills and upper policy took together. The rule is the objective's own: the skill whose direction points
+to the goal, chosen anew at every decision. All are asked for the same goals from the same starts. Missing runs are
+trained, one process each, and runs that were interrupted go on.
 """
 
 import dataclasses
@@ -83,14 +83,18 @@ def _trained(chosen: Arguments, seed: int, skill_updates: int) -> dict[str, Path
     online = PRESETS[policy].online
     rows = online.decisions // chosen.decisions
     steered = ["--skills", str(skills), "--skill-decisions", str(chosen.decisions)]
-    upper = [*steered, "--online.decisions", str(rows), "--train.batch-size", str(rows * online.worlds)]
+    steered += ["--online.decisions", str(rows)]
+    upper = [*steered, "--train.batch-size", str(rows * online.worlds)]
+    # As many worlds as make the planner's decisions those of the upper policy.
+    rollouts = PRESETS[planner].train.updates // PRESETS[planner].train.chunk
+    worlds = max(1, chosen.upper_updates * online.worlds // rollouts)
     told = ["--agent.told", "goal", "--agent.channels"]
     # Goals of the upper policy and the flat one; the latter is paid for what makes skills, too.
     alone = [*told, "--agent.weights", "1", "--agent.discounts", "0.95"]
     cells = {
         "skills": (policy, skill_updates, []),
         UPPER: (policy, chosen.upper_updates, [*upper, *alone]),
-        PLANNER: (planner, PRESETS[planner].train.updates, steered),
+        PLANNER: (planner, PRESETS[planner].train.updates, [*steered, "--online.worlds", str(worlds)]),
         FLAT: (policy, skill_updates + chosen.upper_updates, ["--agent.told", "goal"]),
     }
     runs = {}

@@ -23,10 +23,10 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from embodied import statistics
 from embodied.data import store
 from embodied.evaluate import EvaluateConfig, Scores
 from experiments import collect, figures
+from experiments.bench import tables
 from experiments.bench.cells import train
 from experiments.evaluate import baselines, evaluate_tasks, table
 from experiments.experiment import Collect
@@ -77,8 +77,8 @@ def main(arguments: list[str] | None = None) -> None:
             columns[f"{kind} {seed}"] = scores[kind][-1]
     random = baselines(policy, env, chosen.episodes)["random actions"]
     print(table(columns | {"random actions": random}))
-    metrics = {kind: {"returns": pooled(rows), "curves": curves[kind]} for kind, rows in scores.items()}
-    metrics |= {"random": pooled([random]), "margin": margin(scores)}
+    metrics = {kind: {"returns": tables.pooled(rows), "curves": curves[kind]} for kind, rows in scores.items()}
+    metrics |= {"random": tables.pooled([random]), "margin": tables.margin(scores["learned"], scores["untrained"])}
     few = COLLECT[chosen.collection]
     metrics["collection"] = collection(dataclasses.replace(few, episodes=4 * few.worlds))
     gain, speed = metrics["margin"], metrics["collection"]["frames_per_second"]
@@ -122,35 +122,6 @@ def drawing(curves: Mapping[str, Sequence[Mapping[str, Any]]], random: Mapping[s
     axes.legend(frameon=False, fontsize=9, labelcolor=figures.INK)
     figures.style(axes, grid="y")
     return figure
-
-
-def pooled(runs: list[Mapping[str, Scores]]) -> dict[str, dict[str, Any]]:
-    """Per task: interquartile mean over seeds and episodes with its interval, and the mean of each seed."""
-    rows = {}
-    for task in runs[0]:
-        returns = np.stack([scores[task].returns for scores in runs])
-        iqm = statistics.bootstrap(returns)
-        rows[task] = {"iqm": iqm.value, "low": iqm.low, "high": iqm.high, "seed_means": returns.mean(1).tolist()}
-    return rows
-
-
-def margin(scores: Mapping[str, list[Mapping[str, Scores]]], draws: int = 2000) -> dict[str, Any]:
-    """Learned less untrained, mean over tasks: of each seed and over all, with the 95 % interval of the latter.
-
-    The interval draws seeds again, and the starts of each task within them; both kinds are scored from the same starts.
-    """
-    tasks = list(scores["learned"][0])
-    stacked = {kind: np.stack([[run[task].returns for task in tasks] for run in runs]) for kind, runs in scores.items()}
-    gain = stacked["learned"] - stacked["untrained"]  # [seeds, tasks, episodes]
-    seeds, _, episodes = gain.shape
-    rng = np.random.default_rng(0)
-    means = []
-    for _ in range(draws):
-        some = gain[rng.integers(seeds, size=seeds)]
-        means.append(some[:, :, rng.integers(episodes, size=episodes)].mean())
-    low, high = np.quantile(means, (0.025, 0.975))
-    each = gain.mean((1, 2)).tolist()
-    return {"mean": float(gain.mean()), "low": float(low), "high": float(high), "seeds": each}
 
 
 def collection(config: Collect) -> dict[str, Any]:

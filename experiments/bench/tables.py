@@ -69,6 +69,33 @@ def metrics(
     return found
 
 
+def pooled(runs: Sequence[Column]) -> dict[str, dict[str, Any]]:
+    """Per task: interquartile mean over seeds and episodes with its interval, and the mean of each seed."""
+    rows = {}
+    for task in runs[0]:
+        returns = np.stack([scores[task].returns for scores in runs])
+        iqm = statistics.bootstrap(returns)
+        rows[task] = {"iqm": iqm.value, "low": iqm.low, "high": iqm.high, "seed_means": returns.mean(1).tolist()}
+    return rows
+
+
+def margin(ours: Sequence[Column], theirs: Sequence[Column], draws: int = 2000) -> dict[str, Any]:
+    """Returns of ours less those of theirs, mean over tasks: of each seed and over all, with its 95 % interval.
+
+    The interval draws seeds again, and the starts of each task within them; both are scored from the same starts.
+    """
+    gain = np.stack([episodes(a, "return") - episodes(b, "return") for a, b in zip(ours, theirs, strict=True)])
+    seeds, _, count = gain.shape
+    rng = np.random.default_rng(0)
+    means = []
+    for _ in range(draws):
+        some = gain[rng.integers(seeds, size=seeds)]
+        means.append(some[:, :, rng.integers(count, size=count)].mean())
+    low, high = np.quantile(means, (0.025, 0.975))
+    each = gain.mean((1, 2)).tolist()
+    return {"mean": float(gain.mean()), "low": float(low), "high": float(high), "seeds": each}
+
+
 def _published(suite: str, rows: list[str], method: str) -> dict[str, Any]:
     value = published_value(suite, rows, method)
     return {} if value is None else {"published": {"mean": value[0], "standard_error": value[1]}}

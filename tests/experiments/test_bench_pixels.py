@@ -6,34 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from embodied.evaluate import Scores
 from envs.host import HostEnv
 from experiments.bench import pixels
 from experiments.presets import COLLECT
-
-
-def scores(*returns):
-    return {task: Scores(np.float64(row)) for task, row in zip(("stand", "walk"), returns, strict=True)}
-
-
-def test_margin_is_the_mean_over_tasks_of_what_the_same_starts_gain():
-    learned = [scores([30, 50], [10, 20]), scores([40, 40], [20, 20])]
-    untrained = [scores([20, 20], [0, 10]), scores([30, 30], [10, 10])]
-    margin = pixels.margin({"learned": learned, "untrained": untrained})
-    assert margin["seeds"] == [15.0, 10.0]
-    assert margin["mean"] == 12.5
-    # Both seeds twice, with the start that gains least or most: (10 + 10) / 2, and (30 + 10) / 2 of the first seed.
-    assert (margin["low"], margin["high"]) == (10.0, 20.0)
-    alike = pixels.margin({"learned": learned, "untrained": learned})
-    assert (alike["mean"], alike["low"], alike["high"]) == (0.0, 0.0, 0.0)
-
-
-def test_pooled_returns_keep_the_mean_of_each_seed():
-    rows = pixels.pooled([scores([1, 3], [0, 0]), scores([5, 7], [0, 0])])
-    assert rows["stand"]["seed_means"] == [2.0, 6.0]
-    assert rows["stand"]["iqm"] == 4.0
-    assert rows["stand"]["low"] < 4.0 < rows["stand"]["high"]
-    assert (rows["walk"]["low"], rows["walk"]["high"]) == (0.0, 0.0)
 
 
 def test_curve_has_a_point_for_every_row_that_was_scored(tmp_path):

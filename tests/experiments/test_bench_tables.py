@@ -62,3 +62,27 @@ def test_average_weighs_rows_the_same_over_the_seeds_that_all_of_them_have():
     lines = tables.table(found, {"walker": {"fb": [61.0]}})
     assert lines[0].split("  ")[0] == "row"
     assert lines[-2].split()[:6] == ["average", "of", "2", "fb", "27.5", "±"]
+
+
+def scores(*returns):
+    return {task: Scores(np.float64(row)) for task, row in zip(("stand", "walk"), returns, strict=True)}
+
+
+def test_margin_is_the_mean_over_tasks_of_what_the_same_starts_gain():
+    ours = [scores([30, 50], [10, 20]), scores([40, 40], [20, 20])]
+    theirs = [scores([20, 20], [0, 10]), scores([30, 30], [10, 10])]
+    margin = tables.margin(ours, theirs)
+    assert margin["seeds"] == [15.0, 10.0]
+    assert margin["mean"] == 12.5
+    # Both seeds twice, with the start that gains least or most: (10 + 10) / 2, and (30 + 10) / 2 of the first seed.
+    assert (margin["low"], margin["high"]) == (10.0, 20.0)
+    alike = tables.margin(ours, ours)
+    assert (alike["mean"], alike["low"], alike["high"]) == (0.0, 0.0, 0.0)
+
+
+def test_pooled_returns_keep_the_mean_of_each_seed():
+    rows = tables.pooled([scores([1, 3], [0, 0]), scores([5, 7], [0, 0])])
+    assert rows["stand"]["seed_means"] == [2.0, 6.0]
+    assert rows["stand"]["iqm"] == 4.0
+    assert rows["stand"]["low"] < 4.0 < rows["stand"]["high"]
+    assert (rows["walk"]["low"], rows["walk"]["high"]) == (0.0, 0.0)

@@ -95,6 +95,10 @@ def test_comparison_trains_each_seed_once_in_order_and_pools_the_goals(straight,
     assert (flat[2], upper[2]) == (9, 2)
     assert "--skills" in upper[3]
     assert upper[3][upper[3].index("--skills") + 1] == "runs/skills-3"
+    # 50 decisions of skills in 64 worlds, twice, are 100 rollouts of the planner in one world.
+    planner = commands[2][3]
+    assert planner[planner.index("--online.decisions") + 1] == "10"
+    assert planner[planner.index("--online.worlds") + 1] == "1"
     metrics = json.loads((tmp_path / "goals.json").read_text())["metrics"]
     assert set(metrics["methods"]) == {"rule", "upper_policy", "planner", "flat_policy", "random_actions"}
     assert metrics["methods"]["rule"]["goals"] == 10
