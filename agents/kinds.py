@@ -32,7 +32,7 @@ from embodied.types import Goal, InputError, Motion, Obs, Params, Prior, Prompt,
 Told = Literal["skill", "goal", "nothing"]
 Learn = Callable[[Params, PyTree, tuple[Array, ...], int, RandomKey], tuple[Params, PyTree, Array, dict[str, Array]]]
 
-RANGES = {"[0, inf)": ("lr_multiplier",), "(0, inf)": ("reach",)}
+RANGES = {"[0, inf)": ("lr_multiplier",), "[1, inf)": ("ramp",), "(0, inf)": ("reach",)}
 MULTIPLIERS = (-4.0, 4.0)  # logarithms: a constraint that held for long must not take as long to be felt again
 LEAST = 1e-6  # of the last number of a latent that names a place
 
@@ -44,6 +44,8 @@ class Config:
     channels: tuple[str, ...] = ("reach", "safety")  # tasks of the world whose rewards have a critic each
     told: Told = "skill"  # what the policy reads and is paid for last: a skill, a place as the goal, or nothing
     weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # w_k of each kind, that of what it is told last
+    begin: tuple[float, ...] = ()  # weights at first, from which they move evenly; () = `weights` from the start
+    ramp: int = 100  # updates until they are `weights`
     discounts: tuple[float, ...] = (0.95, 0.95, 0.99)  # of each kind, per decision, in [0, 1)
     budgets: tuple[float, ...] = ()  # largest mean cost per decision of each kind; inf = no constraint, () = no kind is
     lr_multiplier: float = 0.05  # of log multipliers per update, for a cost of twice its budget or more
@@ -67,11 +69,12 @@ def check(owner: str, config: Config, ranges: dict[str, Sequence[str]]) -> None:
     check_choice(owner, "told", config.told, get_args(Told))
     if not config.kinds:
         raise InputError(f"{owner}: channels must name a task where told is 'nothing', so that there is a reward")
-    for name in ("weights", "discounts", *["budgets"] * bool(config.budgets)):
+    for name in ("weights", "discounts", *[one for one in ("begin", "budgets") if getattr(config, one)]):
         if len(getattr(config, name)) != len(config.kinds):
             raise InputError(f"{owner}: {name} must be one number for each of {', '.join(config.kinds)}")
-    if min(config.weights) < 0 or not max(config.weights):
-        raise InputError(f"{owner}: weights must not be below 0, nor all of them 0, got {config.weights}")
+    for name, given in (("weights", config.weights), ("begin", config.begin)):
+        if given and (min(given) < 0 or not max(given)):
+            raise InputError(f"{owner}: {name} must not be below 0, nor all of them 0, got {given}")
     if not all(0 <= discount < 1 for discount in config.discounts):
         raise InputError(f"{owner}: discounts must be in [0, 1), got {config.discounts}")
     if config.budgets and config.critics == "one":
@@ -85,11 +88,18 @@ def judged(config: Config) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def weighed(
-    config: Config, log_multiplier: Float[Array, " R"], reward: Float[Array, "N R"]
+    config: Config, log_multiplier: Float[Array, " R"], reward: Float[Array, "N R"], count: Array
 ) -> tuple[Float[Array, " R"], Float[Array, " K"], Float[Array, "N K"]]:
-    """Log multipliers after rewards of all R kinds, and weights and rewards of what critics are of (`judged`)."""
+    """Log multipliers after rewards of all R kinds, and weights and rewards of what critics are of (`judged`).
+
+    `count` updates were made before.
+    """
     log_multiplier = jnp.clip(log_multiplier + config.lr_multiplier * _excess(config, reward), *MULTIPLIERS)
-    weight = jnp.asarray(config.weights) * jnp.exp(log_multiplier)
+    weight = jnp.asarray(config.weights)
+    if config.begin:
+        begin = jnp.asarray(config.begin)
+        weight = begin + (weight - begin) * jnp.minimum(count / config.ramp, 1.0)
+    weight = weight * jnp.exp(log_multiplier)
     if config.critics == "each":
         return log_multiplier, weight, reward
     share = weight / weight.sum()

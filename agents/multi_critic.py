@@ -16,7 +16,8 @@ The last kind of reward is that of what the policy is told (`agents/kinds.py`): 
 (`agents/discovery.py`), computed anew in each update by the features as they then are, which read what skills shall
 move, the parts `moved` of the state; of a place to go to, the distance that is gained. `told="nothing"` has neither.
 A channel with a finite budget is a constraint: its rewards are costs below zero, and its weight is a multiplier that
-grows while the mean cost of a decision is above the budget and falls, to zero at last, while it is below.
+grows while the mean cost of a decision is above the budget and falls, to zero at last, while it is below. Weights may
+`begin` elsewhere: a hand that is safe before it knows what there is to do never touches anything.
 
 Papers: SLIM, Emukpere et al., arXiv 2402.00823 (what its rewards are made of is not published, nor are its numbers);
 PPO, Schulman et al., arXiv 1707.06347, with the step size that follows the KL divergence; values that keep their
@@ -167,7 +168,7 @@ def make(config: Config, spec: Spec) -> Agent:
         params, states = params | {"skill": learned}, states | {"skill": skill_state}
         reward = jnp.concatenate([rows(batch.reward), gained], -1)
         metrics |= {f"reward/{name}": reward[:, k].mean() for k, name in enumerate(config.kinds)}
-        log_multiplier, weight, reward = kinds.weighed(config, state.log_multiplier, reward)
+        log_multiplier, weight, reward = kinds.weighed(config, state.log_multiplier, reward, state.count)
 
         shape = (worlds, decisions, len(names))
         value, next_value = (values(params, one, z).reshape(shape) for one in (x, next_x))
@@ -203,7 +204,7 @@ def make(config: Config, spec: Spec) -> Agent:
 
         (params, states, lr), steps = jax.lax.scan(step_of, now, order)
         metrics |= {name: values.mean() for name, values in steps.items()}
-        metrics |= {f"weight/{name}": weight[k] for k, name in enumerate(names)} if config.budgets else {}
+        metrics |= {f"weight/{name}": weight[k] for k, name in enumerate(names)}
         return State(params, states, lr, log_multiplier, state.count + 1), metrics
 
     def actor_loss(actor_params: Params, part: Rollout, advantage: Array) -> tuple[Array, Array]:

@@ -152,7 +152,7 @@ def make(config: Config, spec: Spec) -> Agent:
         features, skill_state, gained, metrics = skills.learn(params["skill"], states["skill"], data, 1, key_skill)
         reward = jnp.concatenate([batch.reward, gained], -1)
         metrics |= {f"reward/{name}": reward[:, k].mean() for k, name in enumerate(config.kinds)}
-        log_multiplier, weight, reward = kinds.weighed(config, state.log_multiplier, reward)
+        log_multiplier, weight, reward = kinds.weighed(config, state.log_multiplier, reward, state.age.max())
 
         next_action, _ = draw(params["actor"], next_x, z, key_next)
         ahead = values(state.target["critic"], params["moments"], next_x, z, next_action).min(1).T
@@ -169,7 +169,7 @@ def make(config: Config, spec: Spec) -> Agent:
         )
         metrics |= more | interfering(params, rows, alive, key_now)
         metrics |= {f"critic/spread_{name}": spread[k] for k, name in enumerate(names)}
-        metrics |= {f"weight/{name}": weight[k] for k, name in enumerate(names)} if config.budgets else {}
+        metrics |= {f"weight/{name}": weight[k] for k, name in enumerate(names)}
         metrics |= {f"grad/{name}": optax.tree.norm(grad[name]) for name in ("actor", "critic")}
         delta, policy_state = optimizer.update(grad, states["policy"])
         params = params | optax.apply_updates(pick(params, learned), delta)

@@ -90,7 +90,7 @@ def _trained(chosen: Arguments, seed: int, skill_updates: int) -> dict[str, Path
     worlds = max(1, chosen.upper_updates * online.worlds // rollouts)
     told = ["--agent.told", "goal", "--agent.channels"]
     # Goals of the upper policy and the flat one; the latter is paid for what makes skills, too.
-    alone = [*told, "--agent.weights", "1", "--agent.discounts", "0.95"]
+    alone = [*told, "--agent.weights", "1", "--agent.begin", "--agent.discounts", "0.95"]
     cells = {
         "skills": (policy, skill_updates, []),
         UPPER: (policy, chosen.upper_updates, [*upper, *alone]),

@@ -44,19 +44,23 @@ class Suite:
     tuned: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
-# Weights of reach, safety and skills; in the tabletop what skills earn is a hundredth of what safety costs.
-SUMS = ("1 1 1", "1 1 10", "1 1 100", "0.1 1 100", "0.1 1 1000")
+def _summed(reach: str, safety: str, skills: str) -> list[str]:
+    """Options of one critic of a sum, whose safety comes as slowly as that of the others."""
+    weights = ["--agent.weights", reach, safety, skills, "--agent.begin", reach, "0", skills]
+    return ["--agent.critics", "one", *weights]
+
+
+# Weights of reach, safety and skills. In the tabletop advantages of skills spread a sixteenth as far as those of safety
+# do, once skills are known: "0.2 1 16" is what the multi-critic agent ends with.
+SUMS = ("1 1 1", "1 1 10", "0.2 1 16", "0.2 1 60", "0.2 0.3 60")
 SUITES = {
     "tabletop": Suite(
         "tabletop_push-multi_critic-small",
         {
             OURS: [],
-            "discovery": ["--agent.channels", "--agent.weights", "1", "--agent.discounts", "0.99"],
+            "discovery": ["--agent.channels", "--agent.weights", "1", "--agent.begin", "--agent.discounts", "0.99"],
         },
-        {
-            f"sum_{text.replace(' ', '_')}": ["--agent.critics", "one", "--agent.weights", *text.split()]
-            for text in SUMS
-        },
+        {f"sum_{text.replace(' ', '_')}": _summed(*text.split()) for text in SUMS},
     ),
     "objectives": Suite(
         "point_maze-multi_critic-small",

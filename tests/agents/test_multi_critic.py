@@ -199,6 +199,17 @@ def test_weight_of_a_constraint_grows_while_it_is_broken_and_falls_while_it_hold
         assert metrics["weight/reach"] == 1.0
 
 
+def test_weights_move_evenly_from_where_they_begin():
+    config = plain(("reach", "safety"), begin=(0.5, 0.0), weights=(0.3, 1.0), ramp=4)
+    reward = jnp.asarray(rewards(1.0, 1.0).reshape(-1, 2), jnp.float32)
+    for count, weights in ((0, (0.5, 0.0)), (1, (0.45, 0.25)), (4, (0.3, 1.0)), (9, (0.3, 1.0))):
+        _, found, _ = kinds.weighed(config, jnp.zeros(2), reward, jnp.int32(count))
+        np.testing.assert_allclose(found, weights, rtol=1e-6)
+    summed = dataclasses.replace(config, critics="one")
+    _, _, paid = kinds.weighed(summed, jnp.zeros(2), reward, jnp.int32(0))
+    np.testing.assert_allclose(paid[:, 0], reward[:, 0], rtol=1e-6)  # all of it is reach at first
+
+
 def test_goals_are_reached_for_by_the_skill_that_leads_there_from_every_state():
     config = dataclasses.replace(Config().tiny(), moved=("object",))
     agent = multi_critic.make(config, SPEC)
@@ -256,6 +267,8 @@ def test_bad_configurations_and_prompts_are_refused():
         ),
         ({"weights": (1.0,)}, "weights must be one number for each of reach, safety, skill"),
         ({"weights": (0.0, 0.0, 0.0)}, "weights must not be below 0, nor all of them 0"),
+        ({"begin": (0.0, 1.0)}, "begin must be one number for each of reach, safety, skill"),
+        ({"begin": (1.0, -1.0, 1.0)}, "begin must not be below 0, nor all of them 0"),
         ({"discounts": (0.9, 1.0, 0.9)}, r"discounts must be in \[0, 1\), got \(0.9, 1.0, 0.9\)"),
         ({"budgets": (1.0, 1.0, 1.0), "critics": "one"}, "budgets need critics 'each'"),
     ):
