@@ -72,6 +72,7 @@ def maps(named: Mapping[str, Played]) -> Drawing:
     places = np.concatenate([played.places[..., :2].reshape(-1, 2) for played in named.values()])
     cells = [np.arange(np.floor(column.min() / CELL), np.ceil(column.max() / CELL) + 1) for column in places.T]
     edges = [column * CELL for column in cells]
+    reach = max(CELL, 1.05 * max(np.abs(played.displacement[:, 0, :, :2]).max() for played in named.values()))
     for (name, played), (left, right) in zip(named.items(), panels, strict=True):
         x, y = played.places[..., 0].ravel(), played.places[..., 1].ravel()
         visits, *_ = np.histogram2d(x, y, edges)
@@ -82,6 +83,7 @@ def maps(named: Mapping[str, Played]) -> Drawing:
             right.plot(way[:, 0], way[:, 1], color=hue(latent), linewidth=1.0, alpha=0.8)
             right.plot(*way[-1, :2], color=hue(latent), marker="o", markersize=2.8)
         right.set_title("ways of the skills from one start", loc="left", fontsize=9, color=INK)
+        right.set(xlim=(-reach, reach), ylim=(-reach, reach))
         for axes in (left, right):
             axes.set_aspect("equal")
             axes.xaxis.set_major_locator(MaxNLocator(5))

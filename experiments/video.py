@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from embodied.types import Env
 
+COLUMNS = 4  # most episodes side by side
 GAP = 6  # pixels of nothing between the images of a film strip
 
 
@@ -25,14 +26,14 @@ def record(
     size: int = 320,
     fps: int | float | None = None,
 ) -> Path | None:
-    """The mp4 of one episode or of several side by side; None, and one line on stderr, without a renderer.
+    """The mp4 of one episode or of several in rows; None, and one line on stderr, without a renderer.
 
     Shows one frame per decision; without `fps` time runs as it does in the world.
     """
     fps = fps or 1 / (env.spec.control_dt * env.spec.hold)
     episodes = physics.reshape(-1, *physics.shape[-2:])
     with _rendering(env, path.name):
-        clip = tile([frames(env, episode, camera, size) for episode in episodes], columns=len(episodes))
+        clip = tile([frames(env, episode, camera, size) for episode in episodes], columns=min(len(episodes), COLUMNS))
         encode(clip, path, fps)
         return path
     return None
