@@ -138,7 +138,8 @@ class Trial(NamedTuple):
     """How a world judges one of its tasks, where the sum of rewards from `Env.reset` on is not its measure."""
 
     start: Callable[[RandomKey, int], Timestep]  # so many worlds at the start of an episode of the task
-    met: Callable[[Quantities], Any]  # path of episodes, leaves [E, S, ...] -> bool [E, S]: success where it ever is
+    # path of episodes, leaves [E, S, ...] -> bool [E, S]: success where it ever is; None: judged by its return
+    met: Callable[[Quantities], Any] | None = None
 
 
 class Env(abc.ABC):

@@ -11,6 +11,8 @@ WORLDS = {
     "walker": "envs.dmc",
     "cheetah": "envs.dmc",
     "quadruped": "envs.dmc",
+    "cartpole": "envs.dmc_rigs",
+    "reacher": "envs.dmc_rigs",
     "point_maze": "envs.point_maze",
     "robot_dog": "envs.robot_dog",
     "tabletop_push": "envs.tabletop",

@@ -126,7 +126,8 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
     columns = {policy.agent_name: evaluate_tasks(policy, env, episodes, inference)}
     columns |= baselines(policy, env, episodes)
     print(table(columns))
-    beside = "beside it the % that were solved, with the Wilson interval" if env.trials else ""
+    solved = any(one.success is not None for scores in columns.values() for one in scores.values())
+    beside = "beside it the % that were solved, with the Wilson interval" if solved else ""
     most = beside or f"maximum {env.spec.episode_length}"
     print(f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; {most}")
     body: dict[str, Any] = {
