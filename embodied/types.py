@@ -37,6 +37,8 @@ class Chain:
 
     action: Float[Array, "B C A"]
     next_obs: Obs  # leaves [B, C, ...]
+    reward: Float[Array, "B C"]  # [B, C, K] for an agent of K channels
+    discount: Float[Array, "B C"]  # 0 where the world terminated, which ends the chain
     inside: Float[Array, "B C"]  # 1 where the transition is part of the episode; 0 behind its end, the last one again
 
 
