@@ -271,6 +271,8 @@ class Agent(NamedTuple):
     value: Callable[[Params, Reward, Any, Obs], Array] | None = None
     needs: Needs = TRANSITIONS  # the source must be made for them
     drawn: bool = False  # the policy is a distribution: without a key it does one thing, and is scored with keys
+    # (params, obs) -> [E, D]: each observation as the agent's representation has it; None without one
+    features: Callable[[Params, Obs], Array] | None = None
 
 
 class Source(NamedTuple):
