@@ -48,8 +48,8 @@ def compile_model(
 ) -> Compiled:
     """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
-    Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image. Whatever
-    moves, couples, drives or senses and is called a name of `without` is left out; bodies take their sensors with them.
+    Sensors do not change the physics. Whatever moves, couples, drives or senses and is called a name of `without` is left
+    out; bodies take their sensors with them.
     """
     spec = mujoco.MjSpec.from_string(xml, include=dict(include))
     elements = [*spec.sensors, *spec.actuators, *spec.equalities, *spec.tendons, *spec.joints, *spec.bodies]
@@ -61,10 +61,7 @@ def compile_model(
             seen_from = {"reftype": mujoco.mjtObj.mjOBJ_XBODY, "refname": other} if other else {}
             frame = {"objtype": _frame_of(what), "objname": body}
             spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[what], **frame, **seen_from)
-    model = _compile(spec)
-    model.vis.quality.shadowsize = 0
-    model.vis.quality.offsamples = 0
-    return Compiled(model, spec)
+    return Compiled(_compile(spec), spec)
 
 
 def without_textures(source: Compiled) -> mujoco.MjModel:

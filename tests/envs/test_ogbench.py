@@ -231,8 +231,9 @@ def test_hold_that_does_not_divide_an_episode_is_refused():
 @pytest.mark.parametrize("name", envs.EXTRA_WORLDS)
 def test_world_whose_package_is_missing_says_how_to_install_it(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    package = "metaworld" if name.startswith("metaworld") else "ogbench"
     with pytest.raises(
-        InputError, match=rf"world '{name}' needs the package ogbench: pip install 'embodied-stack\[ogbench\]'"
+        InputError, match=rf"world '{name}' needs the package {package}: pip install 'embodied-stack\[{package}\]'"
     ):
         envs.make(name)
 
