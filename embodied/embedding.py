@@ -51,3 +51,12 @@ def prefixes(encoder: Encoder, obs: Obs, mask: Shaped[Any, " T"]) -> Float[Array
     counted = jnp.asarray(mask, jnp.float32)[:, None]
     features = jnp.where(counted > 0, encoder(obs), 0.0)  # not a product: padding may hold anything, nan as well
     return jnp.cumsum(counted * features, 0) / jnp.maximum(jnp.cumsum(counted, 0), 1e-9)
+
+
+def paths(encoder: Encoder, obs: Obs, points: int) -> Float[Array, "T PD"]:
+    """The way of an episode up to each of its steps, as its features at `points` moments, evenly spread in time."""
+    features = encoder(obs)
+    moments = jnp.arange(len(features))[:, None] * jnp.linspace(0, 1, points)[None]
+    before = jnp.floor(moments).astype(int)
+    share, after = (moments - before)[..., None], jnp.minimum(before + 1, len(features) - 1)
+    return ((1 - share) * features[before] + share * features[after]).reshape(len(features), -1)

@@ -48,6 +48,13 @@ def test_baselines_are_the_state_in_deviations_and_the_numbers_of_the_image():
     np.testing.assert_allclose(embedding.pixels({"pixels": images}), [[0, 0.2], [0.4, 1]], rtol=1e-6)
 
 
+def test_way_of_an_episode_is_its_features_at_moments_evenly_spread_up_to_each_step():
+    raw = lambda obs: jnp.asarray(obs["state"])  # noqa: E731
+    ways = embedding.paths(raw, {"state": OBS["state"][:3]}, points=3)
+    expected = [[1, 0, 1, 0, 1, 0], [1, 0, 2, 2, 3, 4], [1, 0, 3, 4, 5, -4]]
+    np.testing.assert_allclose(ways, expected)
+
+
 def test_agent_without_features_is_refused_by_name():
     policy = dataclasses.replace(toys.policy(), agent_name="rnd", config=rnd.Config().tiny())
     with pytest.raises(InputError, match="agent 'rnd' has no features"):
