@@ -53,6 +53,15 @@ def prefixes(encoder: Encoder, obs: Obs, mask: Shaped[Any, " T"]) -> Float[Array
     return jnp.cumsum(counted * features, 0) / jnp.maximum(jnp.cumsum(counted, 0), 1e-9)
 
 
+def windows(encoder: Encoder, obs: Obs, width: int) -> Float[Array, "T D"]:
+    """The vectors of the last `width` steps up to each step of an episode; of fewer where it has just begun."""
+    features = encoder(obs)
+    step = jnp.arange(len(features))
+    sums = jnp.cumsum(jnp.pad(features, ((1, 0), (0, 0))), 0)
+    first = jnp.maximum(step + 1 - width, 0)
+    return (sums[step + 1] - sums[first]) / (step + 1 - first)[:, None]
+
+
 def paths(encoder: Encoder, obs: Obs, points: int) -> Float[Array, "T PD"]:
     """The way of an episode up to each of its steps, as its features at `points` moments, evenly spread in time."""
     features = encoder(obs)

@@ -1,6 +1,7 @@
 """Episodes of Meta-World's arms that solve a task and that do not, all of one length, for what must tell them apart."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from typing import no_type_check
 
@@ -45,7 +46,7 @@ def play(world: str, manner: str, count: int, decisions: int, seed: int) -> Epis
 
     Raises InputError where too few of them come out that way.
     """
-    env = envs.make(world)
+    env = world_of(world)
     behave, met = metaworld_expert.behaviour(world, manner), env.trials["success"].met
     found: list[Episodes] = []
     for attempt in range(ATTEMPTS):
@@ -58,6 +59,12 @@ def play(world: str, manner: str, count: int, decisions: int, seed: int) -> Epis
         if sum(len(one.states) for one in found) >= count:
             return _joined(found, count)
     raise InputError(f"progress: {world}: too few episodes of kind '{manner}' come out as they should")
+
+
+@functools.cache
+def world_of(name: str) -> Env:
+    """The world of that name, once."""
+    return envs.make(name)
 
 
 def backwards(episodes: Episodes) -> Episodes:

@@ -48,6 +48,12 @@ def test_baselines_are_the_state_in_deviations_and_the_numbers_of_the_image():
     np.testing.assert_allclose(embedding.pixels({"pixels": images}), [[0, 0.2], [0.4, 1]], rtol=1e-6)
 
 
+def test_window_is_the_mean_of_the_latest_steps():
+    raw = lambda obs: jnp.asarray(obs["state"])  # noqa: E731
+    latest = embedding.windows(raw, {"state": OBS["state"][:3]}, width=2)
+    np.testing.assert_allclose(latest, [[1, 0], [2, 2], [4, 0]])
+
+
 def test_way_of_an_episode_is_its_features_at_moments_evenly_spread_up_to_each_step():
     raw = lambda obs: jnp.asarray(obs["state"])  # noqa: E731
     ways = embedding.paths(raw, {"state": OBS["state"][:3]}, points=3)

@@ -29,9 +29,11 @@ def walks(slope, seed, solved_at=None):
     return Episodes(noise, np.zeros((COUNT, LENGTH, 4)), np.zeros((COUNT, LENGTH + 1, 5)), solved)
 
 
-def judged(turn, failing):
+def judged(columns, failing):
+    """Measures of an encoder that sees these columns, whose vectors are its features themselves."""
     data = {"references": walks(1, 0, 9), "judged": walks(1, 1, 9), "frozen": failing}
-    return progress.judge(turn, data, every=1)
+    made = {kind: some.states[..., columns] for kind, some in data.items()}
+    return progress.judge(made, data["judged"].ends(every=1))
 
 
 def test_successes_end_solved_and_failures_never_are():
@@ -68,17 +70,17 @@ def test_rows_of_data_hold_states_and_actions_and_no_physics():
     }
 
 
-def test_encoder_that_sees_the_walk_passes_and_one_that_sees_its_square_root_of_noise_does_not():
-    sees = lambda some: some.states[..., :1]  # noqa: E731
-    found, curves = judged(sees, walks(0, 2))
+def test_encoder_that_sees_the_walk_passes_and_one_that_sees_noise_does_not():
+    found, curves = judged(slice(0, 1), walks(0, 2))
     assert found["cross_spearman"]["value"] > 0.9
     assert found["auroc"]["value"] == 1
     assert found["smd"]["value"] > 5
-    assert curves["cross"][-1] > 0.9 > curves["failures"][-1]
-    blind, _ = judged(lambda some: some.states[..., 1:3], walks(0, 2))
+    assert abs(found["failing_spearman"]["value"]) < 0.5
+    assert curves["cross"][-1] > 0.9 > curves["failing"][-1]
+    blind, _ = judged(slice(1, 3), walks(0, 2))
     assert abs(blind["cross_spearman"]["value"]) < 0.5
     assert blind["auroc"]["low"] < 0.8
-    assert progress.summary([{"task": "a", "seed": 0} | found, {"task": "b", "seed": 0} | blind])["passes"] == 1
+    assert progress.summary([{"prefixes": found}, {"prefixes": blind}], "prefixes")["passes"] == 1
 
 
 def test_whole_bench_writes_a_table_with_intervals_and_curves(tmp_path, monkeypatch, capsys):
@@ -88,13 +90,14 @@ def test_whole_bench_writes_a_table_with_intervals_and_curves(tmp_path, monkeypa
     assert list(metrics["encoders"]) == ["fb", "pixel", "state"]
     assert (tmp_path / "progress.png").stat().st_size > 10_000
     printed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in printed[:-1]] == ["pixel", "state", "fb"]
-    for found in metrics["encoders"].values():
+    named = [tuple(line.split()[:2]) for line in printed[:-1]]
+    assert named == [(name, form) for name in ("pixel", "state", "fb") for form in progress.FORMS]
+    for found in (one[form] for one in metrics["encoders"].values() for form in progress.FORMS):
         assert set(progress.MEASURES) < set(found)
         assert found["of"] == 1
         assert all(found[name]["low"] <= found[name]["value"] <= found[name]["high"] for name in progress.MEASURES)
         assert set(found["auroc_by_kind"]) == {"noisy", "stopped", "astray", "frozen", "random", "reversed"}
-    assert metrics["encoders"]["state"]["same_spearman"]["value"] > 0.9
+    assert metrics["encoders"]["state"]["prefixes"]["same_spearman"]["value"] > 0.9
 
 
 def test_unknown_encoders_and_tasks_are_refused_before_anything_runs():
