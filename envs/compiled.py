@@ -48,8 +48,8 @@ def compile_model(
 ) -> Compiled:
     """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
-    Sensors do not change the physics. Whatever moves, couples, drives or senses and is called a name of `without` is left
-    out; bodies take their sensors with them.
+    Sensors do not change the physics. Whatever moves, couples, drives or senses and is called a name of `without` is
+    left out; bodies take their sensors with them.
     """
     spec = mujoco.MjSpec.from_string(xml, include=dict(include))
     elements = [*spec.sensors, *spec.actuators, *spec.equalities, *spec.tendons, *spec.joints, *spec.bodies]
