@@ -140,6 +140,8 @@ def test_hand_stands_above_the_table_in_images_and_the_mark_of_the_goal_follows_
     env = made("reach")
     ts = env.reset(jax.random.key(0), 2)
     one, other = (env.render(state, env.eye, 64).astype(int) for state in ts.physics)
+    seen = envs.make("metaworld_reach", pixels=64, threads=1).reset_to(ts.physics[:1]).obs["pixels"]
+    np.testing.assert_array_equal(seen[0, ..., :3], one)
     env.close()
     arm = (one[..., 0] > 100) & (one[..., 1] < 60) & (one[..., 2] < 60)  # red
     assert arm[:40].sum() > 3 * arm[40:].sum()
