@@ -41,7 +41,7 @@ lint: $(INSTALLED)
 	@$(BIN)/mypy
 
 lock:
-	uv pip compile pyproject.toml -o requirements.lock --extra dev --extra tensorboard --extra export --extra serve --extra ogbench --group build \
+	uv pip compile pyproject.toml -o requirements.lock --extra dev --extra tensorboard --extra export --extra serve --extra ogbench --extra metaworld --group build --group metaworld \
 	  --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	  --no-header --no-annotate -q $(UPGRADE:%=--upgrade-package %)
 

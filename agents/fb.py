@@ -235,8 +235,8 @@ def build(
         heads = net["forward"].apply(params["forward"], x, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
-    drawn = config.imitation.held
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, needs, drawn=drawn)
+    drawn, kinds = config.imitation.held, (Reward, Goal, Motion, Prior)
+    return Agent(init, update, prompt, lambda count: (), act, kinds, value, needs, drawn, features)
 
 
 def sights(config: Config, spec: Spec) -> tuple[Sight, Sight, Sight]:

@@ -178,9 +178,8 @@ def make(config: Config, spec: Spec) -> Agent:
         action, _ = act(params, obs, z, (), None)
         return losses.aggregate(forward_of(params, know.read(params, obs), action) @ weights, config.actor_pessimism)
 
-    kinds = (Reward, Goal, Motion, Prior)
-    drawn = config.imitation.held
-    return Agent(init, update, prompt, lambda count: (), act, kinds, value, Needs(chain=2), drawn=drawn)
+    drawn, kinds = config.imitation.held, (Reward, Goal, Motion, Prior)
+    return Agent(init, update, prompt, lambda count: (), act, kinds, value, Needs(chain=2), drawn, features)
 
 
 def _networks(config: Config) -> dict[str, nets.encoders.Net]:

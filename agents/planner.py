@@ -67,6 +67,7 @@ class Config:
 
     def __post_init__(self) -> None:
         check_ranges("planner", self, RANGES)
+        check_ranges("planner: planning", self.planning, {"[1, inf)": ("horizon",)})  # it has no policy
         check_choice("planner", "inputs", self.inputs, get_args(Inputs))
 
     def tiny(self) -> "Config":

@@ -225,8 +225,8 @@ def make(config: Config, spec: Spec) -> Agent:
         heads = net["predict_psi"].apply(params["predict_psi"], phi, z, act(params, obs, z, (), None)[0])
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
-    drawn = config.imitation.held
-    return Agent(init, update, prompt, lambda count: (), act, (Reward, Goal, Motion, Prior), value, drawn=drawn)
+    drawn, kinds = config.imitation.held, (Reward, Goal, Motion, Prior)
+    return Agent(init, update, prompt, lambda count: (), act, kinds, value, drawn=drawn, features=features)
 
 
 def _networks(config: Config) -> dict[str, nets.encoders.Net]:

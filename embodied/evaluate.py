@@ -73,7 +73,7 @@ def evaluate(
     behaviour whose carry is `(params, z, inner carry)`, see `embodied.rollout.agent_behaviour`, and `carry` makes the
     inner one for a number of worlds: an agent's is `agent.carry`. All prompts start from the same `config.episodes`
     states, except on tasks that the world judges itself (`Env.trials`): those start where the task does, and succeed
-    where it is ever met, unless `criteria` says otherwise.
+    where its goal, if it has one, is ever met, unless `criteria` says otherwise.
     """
     names = list(latents)
     trials = {name: env.trial(tasks[name]) for name in names}
@@ -92,7 +92,7 @@ def evaluate(
         success = None
         if criterion := (criteria or {}).get(name):
             success = criterion(one.path)
-        elif trial := trials[name]:
+        elif (trial := trials[name]) and trial.met:
             success = ever(one, trial.met(one.path), env.spec.hold)
         scores[name] = Scores(returns(one, tasks[name], env.spec.hold), success)
         trajectories[name] = one

@@ -7,12 +7,17 @@ import optax
 from jaxtyping import Array, PyTree
 
 
-def adam_by_group(rates: Mapping[str, float | Array]) -> optax.GradientTransformation:
-    """Adam with one learning rate per top-level entry of the parameter dictionary (betas 0.9, 0.999, eps 1e-8)."""
+def by_group(optimizers: Mapping[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """One optimiser for each top-level entry of the parameter dictionary."""
     return optax.multi_transform(
-        {name: optax.adam(rate) for name, rate in rates.items()},
+        optimizers,
         lambda params: {name: jax.tree.map(lambda _, name=name: name, group) for name, group in params.items()},
     )
+
+
+def adam_by_group(rates: Mapping[str, float | Array]) -> optax.GradientTransformation:
+    """Adam with one learning rate per top-level entry of the parameter dictionary (betas 0.9, 0.999, eps 1e-8)."""
+    return by_group({name: optax.adam(rate) for name, rate in rates.items()})
 
 
 def soft_update(target: PyTree, online: PyTree, tau: float | Array) -> PyTree:

@@ -7,9 +7,12 @@ With S sequences a of H actions from N(mean, std^2), clipped to [-1, 1], and the
     mean = sum w a,    std = max(sqrt(sum w (a - mean)^2), floor)
 
 Sequences that tie with the last of the E count as well. A score may come from a learned model, in which case the whole
-planner is one compiled program (`plan`), or from copies of a simulator on the host (`plan_on_host`). Williams et al.,
-arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the mixture of both, elites weighed by a softmax, is that of TD-MPC
-(Hansen et al., arXiv 2203.04955).
+planner is one compiled program (`plan`), or from copies of a simulator on the host (`plan_on_host`). Sequences that
+somebody else proposes, such as a policy, compete in every round; the next search may begin where the last one ended
+(`shifted`); and who shall find out more does what is drawn from the last round instead of the best (`drawn`).
+
+Williams et al., arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the mixture of both, elites weighed by a softmax, the
+proposals and the draw are those of TD-MPC (Hansen et al., arXiv 2203.04955).
 """
 
 import dataclasses
@@ -26,7 +29,8 @@ from embodied.types import InputError, RandomKey
 
 METHODS = ("cem", "mppi")
 RANGES = {
-    "[1, inf)": ("horizon", "iterations", "elites"),
+    "[0, inf)": ("horizon",),
+    "[1, inf)": ("iterations", "elites"),
     "[2, inf)": ("samples",),
     "(0, inf)": ("spread", "floor", "temperature"),
 }
@@ -37,8 +41,8 @@ class Planning:
     """How a sequence of actions is searched for."""
 
     method: str = "cem"  # or "mppi"
-    horizon: int = 5  # actions in a sequence
-    samples: int = 256  # sequences per round
+    horizon: int = 5  # actions in a sequence; 0 = what does without a plan, of agents that have a policy besides
+    samples: int = 256  # sequences per round, proposals among them
     iterations: int = 4  # rounds
     elites: int = 26  # sequences that the next round is made of
     spread: float = 1.0  # standard deviation of the first round
@@ -53,11 +57,14 @@ class Planning:
 
 
 class Plan(NamedTuple):
-    """What a search returns."""
+    """What a search returns; of the last round, what it ended with and what that was made of."""
 
     actions: Float[Any, "H A"]  # the best sequence that was scored
     score: Float[Any, ""]  # its score
-    mean: Float[Any, "H A"]  # of the last round; what the next search, one decision later, may start from
+    mean: Float[Any, "H A"]
+    std: Float[Any, "H A"]
+    candidates: Float[Any, "S H A"]
+    weight: Float[Any, " S"]  # of each of them, 0 where it is no elite
 
 
 def plan(
@@ -65,25 +72,68 @@ def plan(
     score: Callable[[Float[Array, "S H A"]], Float[Array, " S"]],
     mean: Float[Array, "H A"],
     key: RandomKey,
+    proposals: Float[Array, "Q H A"] | None = None,
 ) -> Plan:
     """The best of all sequences that were scored, from rounds that begin around `mean`; traceable where `score` is.
 
-    The mean of each round is one of the sequences of the next, so the plan is never worse than the mean it began with.
+    The mean of each round is one of the sequences of the next, and so are the proposals, Q of at most S - 2: the plan
+    is never worse than the mean it began with, nor than any of them.
     """
+    count = config.samples - (0 if proposals is None else len(proposals))
 
     def step(now: tuple[Any, ...], key: RandomKey) -> tuple[Any, None]:
-        mean, std, best, highest = now
-        candidates = sampled(config, mean, std, jax.random.normal(key, (config.samples, *mean.shape)))
+        mean, std, best, highest, _, _ = now
+        candidates = sampled(config, mean, std, jax.random.normal(key, (count, *mean.shape)))
+        if proposals is not None:
+            candidates = jnp.concatenate([candidates, proposals])
         scores = score(candidates)
         top = scores.max()
         first = jax.nn.one_hot(jnp.argmax(scores), config.samples)
         chosen = jnp.einsum("s,sha->ha", first, candidates, precision="highest")
         best, highest = jnp.where(top > highest, chosen, best), jnp.maximum(top, highest)
-        return (*refined(config, candidates, scores), best, highest), None
+        mean, std, weight = refined(config, candidates, scores)
+        return (mean, std, best, highest, candidates, weight), None
 
-    start = (mean, jnp.full(mean.shape, config.spread), mean, jnp.float32(-jnp.inf))
-    (mean, _, best, highest), _ = jax.lax.scan(step, start, jax.random.split(key, config.iterations))
-    return Plan(best, highest, mean)
+    nothing = (jnp.zeros((config.samples, *mean.shape)), jnp.zeros(config.samples))
+    start = (mean, jnp.full(mean.shape, config.spread), mean, jnp.float32(-jnp.inf), *nothing)
+    end, _ = jax.lax.scan(step, start, jax.random.split(key, config.iterations))
+    mean, std, best, highest, candidates, weight = end
+    return Plan(best, highest, mean, std, candidates, weight)
+
+
+def shifted(mean: Float[Array, "H A"]) -> Float[Array, "H A"]:
+    """The mean of a plan one decision later: its first action is done, its last one is open, 0."""
+    return jnp.concatenate([mean[1:], jnp.zeros_like(mean[:1])])
+
+
+def drawn(found: Plan, key: RandomKey) -> Float[Array, "H A"]:
+    """A sequence of the last round, each as likely as its weight."""
+    return found.candidates[jax.random.categorical(key, jnp.log(found.weight))]
+
+
+def imagined_return(
+    step: Callable[[Any, Float[Array, "S A"]], tuple[Any, Float[Array, " S"], Float[Array, " S"]]],
+    value: Callable[[Any], Float[Array, " S"]],
+    discount: float,
+    state: Any,
+    actions: Float[Array, "S H A"],
+) -> Float[Array, " S"]:
+    """sum_h discount^h g_h r_h + discount^H g_H value(s_H): the score of sequences from states with leaves [S, ...].
+
+    `step(state, action)` is a model: (state behind it, reward r, probability that the world goes on); g_h is the
+    product of the probabilities before.
+    """
+
+    def one(now: tuple[Any, Array, Array], action: Array) -> tuple[Any, None]:
+        state, going, total = now
+        state, reward, goes_on = step(state, action)
+        return (state, discount * going * goes_on, total + going * reward), None
+
+    count = len(actions)
+    (state, going, total), _ = jax.lax.scan(
+        one, (state, jnp.ones(count), jnp.zeros(count)), jnp.swapaxes(actions, 0, 1)
+    )
+    return total + going * value(state)
 
 
 def plan_on_host(
@@ -102,8 +152,8 @@ def plan_on_host(
         scores = np.asarray(score(candidates), np.float32)
         if scores.max() > highest:
             best, highest = candidates[scores.argmax()], scores.max()
-        mean, std = (np.asarray(leaf) for leaf in refined(config, candidates, scores))
-    return Plan(best, np.float32(highest), mean)
+        mean, std, weight = (np.asarray(leaf) for leaf in refined(config, candidates, scores))
+    return Plan(best, np.float32(highest), mean, std, candidates, weight)
 
 
 def sampled(
@@ -116,8 +166,8 @@ def sampled(
 
 def refined(
     config: Planning, candidates: Float[Any, "S H A"], scores: Float[Any, " S"]
-) -> tuple[Float[Array, "H A"], Float[Array, "H A"]]:
-    """(mean, std) of the next round."""
+) -> tuple[Float[Array, "H A"], Float[Array, "H A"], Float[Array, " S"]]:
+    """(mean, std) of the next round, and the weights that they come from."""
     high, _ = jax.lax.top_k(scores, config.elites)
     elite = scores >= high[-1]
     weight = elite / elite.sum()
@@ -125,4 +175,4 @@ def refined(
         weight = jax.nn.softmax(scores / (config.temperature * jnp.maximum(high.std(), 1e-6)), where=elite)
     mean = jnp.einsum("s,sha->ha", weight, candidates)
     variance = jnp.einsum("s,sha->ha", weight, jnp.square(candidates - mean[None]))
-    return mean, jnp.maximum(jnp.sqrt(variance), config.floor)
+    return mean, jnp.maximum(jnp.sqrt(variance), config.floor), weight

@@ -29,14 +29,23 @@ class Trajectory:
     discount: Float[Array, "E T"]
 
 
-def rollout(env: Env, behave: Behaviour, start: Timestep, carry: Carry, decisions: int, key: RandomKey) -> Trajectory:
+def rollout(
+    env: Env,
+    behave: Behaviour,
+    start: Timestep,
+    carry: Carry,
+    decisions: int,
+    key: RandomKey,
+    traced: bool = True,
+) -> Trajectory:
     """The episodes that `behave` makes from `start`; host arrays for host worlds, device arrays for jittable ones.
 
-    Compiled once for each `env`, `behave` and `decisions`: pass the same objects again, not new ones.
+    Compiled once for each `env`, `behave` and `decisions`: pass the same objects again, not new ones. In host worlds
+    a behaviour that cannot be traced is called as it is (`traced` False).
     """
     if env.spec.jittable:
         return _compiled(env, behave, decisions)(start, carry, key)
-    behave = jax.jit(behave)
+    behave = jax.jit(behave) if traced else behave
     keys = jax.random.split(key, decisions)
     ts, steps, actions = start, [start], []
     for t in range(decisions):

@@ -1,6 +1,7 @@
 """Honest summaries of scores: interquartile mean, bootstrap and Wilson intervals (rliable's recommendations)."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,6 +39,18 @@ def bootstrap(scores: np.ndarray, resamples: int = 2000, seed: int = 0) -> Inter
         estimates[i] = interquartile_mean(np.take_along_axis(scores[rows], columns, 1))
     low, high = np.quantile(estimates, [0.025, 0.975])
     return Interval(interquartile_mean(scores), float(low), float(high))
+
+
+def resampled(
+    measure: Callable[..., Any], groups: Sequence[np.ndarray], resamples: int = 1000, seed: int = 0
+) -> Interval:
+    """A measure of several groups of rows with a 95 % bootstrap interval; each group is drawn by itself."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    estimates = [
+        measure(*(group[generator.integers(len(group), size=len(group))] for group in groups)) for _ in range(resamples)
+    ]
+    low, high = np.quantile(estimates, [0.025, 0.975])
+    return Interval(float(measure(*groups)), float(low), float(high))
 
 
 def wilson(successes: int, trials: int) -> Interval:

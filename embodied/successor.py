@@ -255,7 +255,7 @@ def make(owner: str, config: Config, spec: Spec, method: Method) -> Agent:
         return (1.0 - config.discount) * losses.aggregate(heads @ weights, config.actor_pessimism)
 
     kinds, drawn = (Reward, Goal, Motion, Prior), config.imitation.held
-    return Agent(init, update, prompt, lambda count: (), act, kinds, value, method.needs, drawn)
+    return Agent(init, update, prompt, lambda count: (), act, kinds, value, method.needs, drawn, features)
 
 
 def _networks(config: Config) -> dict[str, encoders.Net]:

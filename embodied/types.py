@@ -37,6 +37,8 @@ class Chain:
 
     action: Float[Array, "B C A"]
     next_obs: Obs  # leaves [B, C, ...]
+    reward: Float[Array, "B C"]  # [B, C, K] for an agent of K channels
+    discount: Float[Array, "B C"]  # 0 where the world terminated, which ends the chain
     inside: Float[Array, "B C"]  # 1 where the transition is part of the episode; 0 behind its end, the last one again
 
 
@@ -138,7 +140,8 @@ class Trial(NamedTuple):
     """How a world judges one of its tasks, where the sum of rewards from `Env.reset` on is not its measure."""
 
     start: Callable[[RandomKey, int], Timestep]  # so many worlds at the start of an episode of the task
-    met: Callable[[Quantities], Any]  # path of episodes, leaves [E, S, ...] -> bool [E, S]: success where it ever is
+    # path of episodes, leaves [E, S, ...] -> bool [E, S]: success where it ever is; None: judged by its return
+    met: Callable[[Quantities], Any] | None = None
 
 
 class Env(abc.ABC):
@@ -268,6 +271,8 @@ class Agent(NamedTuple):
     value: Callable[[Params, Reward, Any, Obs], Array] | None = None
     needs: Needs = TRANSITIONS  # the source must be made for them
     drawn: bool = False  # the policy is a distribution: without a key it does one thing, and is scored with keys
+    # (params, obs) -> [E, D]: each observation as the agent's representation has it; None without one
+    features: Callable[[Params, Obs], Array] | None = None
 
 
 class Source(NamedTuple):

@@ -6,11 +6,14 @@ import inspect
 from typing import Any
 
 from embodied.types import Env, InputError, nearest
+from envs.metaworld_tasks import TASKS
 
 WORLDS = {
     "walker": "envs.dmc",
     "cheetah": "envs.dmc",
     "quadruped": "envs.dmc",
+    "cartpole": "envs.dmc_rigs",
+    "reacher": "envs.dmc_rigs",
     "point_maze": "envs.point_maze",
     "robot_dog": "envs.robot_dog",
     "tabletop_push": "envs.tabletop",
@@ -22,14 +25,16 @@ WORLDS = {
     "tabletop_arm_push_three": "envs.tabletop",
     "tabletop_arm_pick_three": "envs.tabletop",
 }
-EXTRA_WORLDS = {  # these need the package of the same name as their module, which an extra of that name installs
+EXTRA_WORLDS = {  # these need the package of the same name as their module, which an extra of that name is for
     "cube_single": "envs.ogbench",
     "cube_double": "envs.ogbench",
     "scene": "envs.ogbench",
     "puzzle_3x3": "envs.ogbench",
     "antmaze_medium": "envs.ogbench",
     "antmaze_large": "envs.ogbench",
-}
+} | {f"metaworld_{task}": "envs.metaworld" for task in TASKS}
+# Packages that ask for another release of MuJoCo than ours, and work with it: no resolver takes both.
+ALONE = {"metaworld": "metaworld==3.1.1"}
 
 
 def make(name: str, form: str = "host", pixels: int = 0, **options: Any) -> Env:
@@ -62,7 +67,8 @@ def needs(name: str) -> str | None:
     """The command that installs what a world still needs here; None where nothing is missing."""
     if name not in EXTRA_WORLDS or importlib.util.find_spec(_package(name)):
         return None
-    return f"pip install 'embodied-stack[{_package(name)}]'"
+    alone = f" && pip install --no-deps {ALONE[_package(name)]}" if _package(name) in ALONE else ""
+    return f"pip install 'embodied-stack[{_package(name)}]'{alone}"
 
 
 def _package(name: str) -> str:

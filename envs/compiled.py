@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import mujoco
 
-SENSORS = {  # what `add_sensors` can add, all in the world frame
+SENSORS = {  # what `compile_model` can add, in the world frame, or with "_in_BODY" behind it in that of another body
     "position": mujoco.mjtSensor.mjSENS_FRAMEPOS,
+    "centre_of_mass": mujoco.mjtSensor.mjSENS_FRAMEPOS,  # of the body without those that it carries
     "x_axis": mujoco.mjtSensor.mjSENS_FRAMEXAXIS,
+    "y_axis": mujoco.mjtSensor.mjSENS_FRAMEYAXIS,
     "z_axis": mujoco.mjtSensor.mjSENS_FRAMEZAXIS,
     "linear_velocity": mujoco.mjtSensor.mjSENS_FRAMELINVEL,
     "angular_velocity": mujoco.mjtSensor.mjSENS_FRAMEANGVEL,
@@ -46,20 +48,20 @@ def compile_model(
 ) -> Compiled:
     """The compiled model with sensors '<body>_<kind>' added after its own; `sensors` is body -> kinds.
 
-    Sensors do not change the physics. Shadows and multi-sampling are off: they dominate the cost of an image. Whatever
-    moves, couples or drives and is called a name of `without` is left out; bodies take their sensors with them.
+    Sensors do not change the physics. Whatever moves, couples, drives or senses and is called a name of `without` is
+    left out; bodies take their sensors with them.
     """
     spec = mujoco.MjSpec.from_string(xml, include=dict(include))
-    for element in [*spec.actuators, *spec.equalities, *spec.tendons, *spec.joints, *spec.bodies]:
-        if element.name in without:
-            spec.delete(element)
+    elements = [*spec.sensors, *spec.actuators, *spec.equalities, *spec.tendons, *spec.joints, *spec.bodies]
+    for element in [element for element in elements if element.name in without]:
+        spec.delete(element)
     for body, kinds in sensors.items():
         for kind in kinds:
-            spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[kind], objtype=_frame_of(kind), objname=body)
-    model = _compile(spec)
-    model.vis.quality.shadowsize = 0
-    model.vis.quality.offsamples = 0
-    return Compiled(model, spec)
+            what, _, other = kind.partition("_in_")
+            seen_from = {"reftype": mujoco.mjtObj.mjOBJ_XBODY, "refname": other} if other else {}
+            frame = {"objtype": _frame_of(what), "objname": body}
+            spec.add_sensor(name=f"{body}_{kind}", type=SENSORS[what], **frame, **seen_from)
+    return Compiled(_compile(spec), spec)
 
 
 def without_textures(source: Compiled) -> mujoco.MjModel:
@@ -99,4 +101,5 @@ def _without_noise() -> Iterator[None]:
 
 def _frame_of(kind: str) -> mujoco.mjtObj:
     # XBODY is the frame that xpos and xmat describe; BODY is that of the inertia, and the root of a subtree.
-    return mujoco.mjtObj.mjOBJ_BODY if kind == "angular_momentum" else mujoco.mjtObj.mjOBJ_XBODY
+    inertial = kind in ("angular_momentum", "centre_of_mass")
+    return mujoco.mjtObj.mjOBJ_BODY if inertial else mujoco.mjtObj.mjOBJ_XBODY

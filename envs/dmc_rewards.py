@@ -8,6 +8,12 @@ WALKER_MOVE = "move = tolerance(torso_velocity_x, {0}, inf, {1}, linear, 0.5); s
 CHEETAH_MOVE = "tolerance({sign}torso_velocity_x, {speed}, inf, {speed}, linear, 0)"
 QUADRUPED_STAND = "upright = tolerance(torso_upright, 1, inf, 2, linear, 0)"
 QUADRUPED_MOVE = "move = tolerance(torso_velocity_x, {0}, inf, {0}, linear, 0.5); upright * move"
+CARTPOLE = (
+    "upright = (1 + pole_upright) / 2; centred = (1 + tolerance(cart_position, 0, 0, 2)) / 2; "
+    "gentle = (4 + mean(tolerance(control, 0, 0, 1, quadratic, 0))) / 5; "
+    "slow = (1 + tolerance(pole_velocity, 0, 0, 5)) / 2; upright * gentle * slow * centred"
+)
+CARTPOLE_SPARSE = "tolerance(cart_position, -0.25, 0.25) * tolerance(pole_upright, 0.995, 1)"
 
 REWARDS = {
     "walker": {
@@ -33,5 +39,15 @@ REWARDS = {
             f"{QUADRUPED_STAND}; high = tolerance(torso_height, 1, inf, 0.5, linear, 0); upright * high",
             "upright, with the torso at 1 m or more",
         ),
+    },
+    "cartpole": {
+        "swingup": (CARTPOLE, "swing the pole up and hold it in the middle of the rail, gently"),
+        "swingup_sparse": (CARTPOLE_SPARSE, "the same, paid only within 0.25 m of the middle and 5.7 degrees"),
+        "balance": (CARTPOLE, "swingup from a start with the pole upright"),
+        "balance_sparse": (CARTPOLE_SPARSE, "swingup_sparse from a start with the pole upright"),
+    },
+    "reacher": {
+        "easy": ("target_distance <= 0.06", "have the tip within 6 cm of the target's centre"),
+        "hard": ("target_distance <= 0.025", "have the tip within 2.5 cm of the target's centre"),
     },
 }

@@ -8,6 +8,7 @@ that depend on acceleration.
 Randomised worlds step side by side, each on a copy of the model that has its episode's parameters.
 """
 
+import functools
 import logging
 import os
 from typing import Any
@@ -18,10 +19,10 @@ import mujoco.rollout
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from embodied.types import Env, Obs, Quantities, RandomKey, Timestep
+from embodied.types import Env, Obs, Quantities, RandomKey, Timestep, Trial
 from envs import dynamics, render
 from envs.compiled import without_forces
-from envs.model import WorldModel
+from envs.model import Start, WorldModel
 from envs.randomise import SEEDS, draw
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,12 @@ class HostEnv(Env):
         self.world = world
         self.spec = world.spec(jittable=False)
         self.tasks = world.tasks()
+        self.trials = {
+            name: Trial(
+                functools.partial(self._begin, world.task_starts.get(name, world.start)), world.success.get(name)
+            )
+            for name in dict.fromkeys((*world.task_starts, *world.success))
+        }
         self._data = [mujoco.MjData(world.model) for _ in range(threads)]
         self._pool = mujoco.rollout.Rollout(nthread=threads if threads > 1 else 0)
         self._still = without_forces(world.model)
@@ -44,7 +51,7 @@ class HostEnv(Env):
 
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
-        return self.reset_to(self._starts(np.random.default_rng(np.asarray(jax.random.key_data(key))), count))
+        return self._begin(self.world.start, key, count)
 
     def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
         """Worlds placed in the given physics states (time included)."""
@@ -73,7 +80,7 @@ class HostEnv(Env):
         held = np.repeat(start[:, None, world.ctrl.start :], hold, axis=1)
         states, sensordata = np.concatenate([visited[:, ends - 1], held], axis=2), sensed[:, ends]
         if failed.any():
-            fresh = self._starts(np.random.default_rng(np.flatnonzero(failed)), int(failed.sum()))
+            fresh = self._starts(world.start, np.random.default_rng(np.flatnonzero(failed)), int(failed.sum()))
             states[failed] = fresh[:, None]
             sensordata[failed] = self._sense(fresh)[:, None]
         return self._timestep(states, sensordata, failed)
@@ -112,10 +119,14 @@ class HostEnv(Env):
         """Frees the renderer, if one was made for this world."""
         render.close(self.world.model)
 
-    def _starts(self, generator: np.random.Generator, count: int) -> np.ndarray:
+    def _begin(self, start: Start, key: RandomKey, count: int) -> Timestep:
+        generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return self.reset_to(self._starts(start, generator, count))
+
+    def _starts(self, start: Start, generator: np.random.Generator, count: int) -> np.ndarray:
         world = self.world
-        physics = np.zeros((count, self.spec.physics))
-        physics[:, world.qpos] = world.start(generator, count)
+        physics, begun = np.zeros((count, self.spec.physics)), start(generator, count)
+        physics[:, world.qpos.start : world.qpos.start + begun.shape[1]] = begun
         physics[:, world.ctrl] = world.command_range[0]  # the action 0
         if world.randomised:
             physics[:, world.dynamics] = draw(world.randomise, generator.integers(1, SEEDS, count), np)

@@ -1,15 +1,17 @@
 """Worlds inside a JAX program: the same models and readings through MuJoCo MJX, for accelerators.
 
 On a CPU the host form is faster for all but the smallest models. Differences from the host form: float32;
-start states are drawn from a bank of 256 that the host form made; time is kept on the grid of control steps,
+start states are drawn from banks of 256 that the host form made; time is kept on the grid of control steps,
 because a sum of float32 timesteps drifts; a world that becomes non-finite is replaced without a log line. A randomised
 world begins in a state of the bank, with parameters drawn anew.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 from jaxtyping import Float
 from mujoco import mjx
 
@@ -36,19 +38,18 @@ class MjxEnv(Env):
             message = f"form 'mjx' cannot simulate world '{world.name}' ({error}); use form 'host'"
             raise InputError(message) from error
         self._nominal = dynamics.read_fields(self._model)
-        starts = HostEnv(world, threads=1).reset(jax.random.key(0), BANK)
-        self._bank = jax.tree.map(jnp.asarray, starts)
+        host, bank = HostEnv(world, threads=1), functools.partial(jax.tree.map, jnp.asarray)
+        self._bank = bank(host.reset(jax.random.key(0), BANK))
+        self.trials = {}
+        for name, trial in host.trials.items():
+            begun = bank(trial.start(jax.random.key(0), BANK)) if name in world.task_starts else self._bank
+            self.trials[name] = trial._replace(start=functools.partial(self._begin, begun))
         self._step = jax.jit(self._traced_step)
         self._sense = jax.jit(jax.vmap(self._sense_one))
 
     def reset(self, key: RandomKey, count: int) -> Timestep:
         """`count` worlds at the start of an episode."""
-        index = jax.random.randint(key, (count,), 0, BANK)
-        if not self.world.randomised:
-            return jax.tree.map(lambda leaf: leaf[index], self._bank)
-        seed = jax.random.randint(jax.random.fold_in(key, 1), (count,), 1, SEEDS)
-        states = self._bank.physics[index, : self.world.dynamics.start]
-        return self.reset_to(jnp.concatenate([states, draw(self.world.randomise, seed, jnp)], axis=1))
+        return self._begin(self._bank, key, count)
 
     def reset_to(self, physics: Float[Any, "E P"]) -> Timestep:
         """Worlds placed in the given physics states (time included, rounded to whole control steps)."""
@@ -81,6 +82,14 @@ class MjxEnv(Env):
         """Physics states with the columns that this world has, see `WorldModel.complete`."""
         return self.world.complete(physics, jnp)
 
+    def _begin(self, bank: Timestep, key: RandomKey, count: int) -> Timestep:
+        index = jax.random.randint(key, (count,), 0, BANK)
+        if not self.world.randomised:
+            return jax.tree.map(lambda leaf: leaf[index], bank)
+        seed = jax.random.randint(jax.random.fold_in(key, 1), (count,), 1, SEEDS)
+        states = bank.physics[index, : self.world.dynamics.start]
+        return self.reset_to(jnp.concatenate([states, draw(self.world.randomise, seed, jnp)], axis=1))
+
     def _traced_step(self, physics: jax.Array, action: jax.Array) -> Timestep:
         physics = self.world.memory.shifted(dynamics.pushed(self.world, physics, jnp), jnp)
         after = self._timestep(*jax.vmap(self._roll)(physics, action))
@@ -110,7 +119,10 @@ class MjxEnv(Env):
                 data = data.replace(ctrl=jnp.where(step < late, previous, ctrl))
             with jax.numpy_rank_promotion("allow"):  # MJX relies on it
                 after = mjx.step(model, data)
-            return after, (after.qpos, after.qvel, after.act, after.sensordata)
+                # Of Runge-Kutta's stages, the step gives the sensor values of the last.
+                staged = world.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
+                sensed = (mjx.forward(model, data) if staged else after).sensordata
+            return after, (after.qpos, after.qvel, after.act, sensed)
 
         start = self._place(begin)
         _, (qpos, qvel, act, sensordata) = jax.lax.scan(advance, start, jnp.arange(hold * substeps + 1))

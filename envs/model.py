@@ -19,12 +19,14 @@ import numpy as np
 
 from embodied.deploy.contract import LAST_ACTION, Imu, Safety, Term, frame_width
 from embodied.rewards import Task
-from embodied.types import EnvSpec, InputError, Quantity
+from embodied.types import EnvSpec, InputError, Quantities, Quantity
 from envs.compiled import Compiled
 from envs.controller import Controller
 from envs.memory import Memory
 from envs.randomise import COLUMNS, NOMINAL, Randomisation
 from envs.readings import check_privileged, check_terms, columns, frame
+
+Start = Callable[[np.random.Generator, int], np.ndarray]  # -> qpos [count, nq], or qpos and qvel [count, nq + nv]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,9 @@ class WorldModel:
     rewards: Mapping[str, tuple[str, str]]  # task -> (reward expression, one line about it)
     observation: tuple[Term, ...]  # what an agent sees, one after the other
     measure: Callable[[Reading], dict[str, Any]]  # -> name -> [..., *shape]
-    start: Callable[[np.random.Generator, int], np.ndarray]  # -> qpos [count, nq]; velocities start at zero
+    start: Start  # of episodes; velocities are zero where it gives none
+    task_starts: Mapping[str, Start] = dataclasses.field(default_factory=dict)  # tasks whose episodes begin elsewhere
+    success: Mapping[str, Callable[[Quantities], Any]] = dataclasses.field(default_factory=dict)  # task -> is it done?
     settle: int = 0  # physics steps without control between `start` and the beginning of an episode
     episode_length: int = 1000  # control steps
     randomise: Randomisation = Randomisation()
@@ -180,10 +184,9 @@ class WorldModel:
     def joints(self) -> dict[str, tuple[int, int]]:
         """Columns of position and velocity of every hinge and slide joint."""
         scalar = np.flatnonzero(self.model.jnt_type >= int(mujoco.mjtJoint.mjJNT_SLIDE))
-        joints = {self.model.joint(i).name: i for i in scalar}
         position = self.qpos.start + self.model.jnt_qposadr
         velocity = self.qvel.start + self.model.jnt_dofadr
-        return {name: (int(position[i]), int(velocity[i])) for name, i in joints.items()}
+        return {self.model.joint(i).name: (int(position[i]), int(velocity[i])) for i in scalar}
 
     @functools.cached_property
     def sensors(self) -> dict[str, slice]:
@@ -269,7 +272,6 @@ class WorldModel:
 
     @functools.cached_property
     def _columns(self) -> list[np.ndarray]:
-        """Where the sources of each term lie in (physics, sensordata)."""
         return [columns(self.model, term) for term in self.observation]
 
     def spec(self, jittable: bool) -> EnvSpec:
@@ -295,5 +297,4 @@ class WorldModel:
 
     def tasks(self) -> dict[str, Task]:
         """The tasks of this world by name."""
-        texts = self.rewards.items()
-        return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in texts}
+        return {name: Task.of(name, text, self.quantities, about) for name, (text, about) in self.rewards.items()}

@@ -13,7 +13,7 @@ Source: Park et al. 2025, "OGBench: Benchmarking Offline Goal-Conditioned RL", a
 """
 
 from embodied.types import Env, InputError
-from envs.ogbench_host import ControlledEnv
+from envs.controlled import ControlledEnv
 from envs.ogbench_maze import MAZES, maze
 from envs.ogbench_table import table
 

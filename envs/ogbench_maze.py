@@ -11,7 +11,7 @@ import numpy as np
 
 from embodied.types import InputError, Quantity, nearest
 from envs import render
-from envs.ogbench_world import ControlledWorld, State
+from envs.controlled_world import ControlledWorld, State
 
 MAZES = {"antmaze_medium": "medium", "antmaze_large": "large"}
 NEAR, AWAY, SHAKEN = 0.5, 1.0, 0.1  # m from a goal; m from the middle of a cell at a start; of all else there

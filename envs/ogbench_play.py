@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from embodied.types import InputError, nearest
+from envs.controlled_world import ControlledWorld, State
 from envs.ogbench_table import LAYOUTS, package_env, physics_of, table
-from envs.ogbench_world import ControlledWorld, State
 
 STYLES = ("play", "noisy")
 NOISE, SMOOTHING, LEAST = 0.1, 0.5, 0.4  # share of an action; steps; shortest way that a noisy arm aims for

@@ -11,8 +11,9 @@ import mujoco
 import numpy as np
 
 from embodied.types import InputError, Quantity, nearest
+from envs.controlled_world import ControlledWorld, State
 from envs.ogbench_arm import HOME, PINCH, Arm, opening, yaw_of
-from envs.ogbench_world import ControlledWorld, State, Switches
+from envs.ogbench_switches import Switches
 
 CENTRE, METRES, NEAR = np.array([0.425, 0.0, 0.0]), 10.0, 0.04  # of the table; observed per m; m from a goal
 CLOSING, BUTTON, DRAWER, WINDOW, GRIP = 3.0, 120.0, 18.0, 15.0, 50.0  # scales of observations; N at a firm grip
@@ -127,7 +128,7 @@ def table(name: str, hold: int, start: str) -> ControlledWorld:
         eye="front_pixels",
         start=functools.partial(begin, starts[start]),
         task_starts={task: functools.partial(begin, starts[task]) for task in goals},
-        switches=_switches(model),
+        own=_switches(model),
     )
 
 

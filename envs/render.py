@@ -46,7 +46,8 @@ def _renderer(model: mujoco.MjModel, size: int) -> Any:
     if not _open or _open[0].model is not model or _open[0].width != size:
         close()
         check()
-        buffer = model.vis.global_
+        buffer, quality = model.vis.global_, model.vis.quality
+        quality.shadowsize = quality.offsamples = 0
         buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
         _open.append(mujoco.Renderer(model, size, size))
         atexit.unregister(close)

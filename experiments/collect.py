@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import itertools
 import multiprocessing
 import sys
 import time
@@ -21,10 +22,13 @@ from embodied.policy import Policy
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.train import fetch, init_run, make_chunk
 from embodied.types import Env, Goal, InputError, Prior, Spec
-from envs import ogbench_play
+from envs import metaworld_expert, ogbench_play
 from envs.host import usable_cores
 from envs.pixels import frames, setting
 from experiments.experiment import PROMPTED, Collect
+
+BEHIND = 10  # decisions behind the first solved one that an episode of an expert keeps
+HOPELESS = 10  # batches in a row without a solved episode
 
 
 def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None = None) -> Path:
@@ -40,6 +44,9 @@ def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None =
         make_env(config.world, config.hold, pixels=config.pixels).reset(jax.random.key(0), 1)  # refused before the work
     if config.explorer in ogbench_play.STYLES:
         batches = _scripted(config)
+    elif config.explorer == "expert":
+        metaworld_expert.check(config.world)
+        batches = _solved(config, env)
     else:
         if config.explorer in PROMPTED:
             assert policy is not None
@@ -53,7 +60,7 @@ def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None =
     metadata |= {"frames": setting(env, config.pixels)} if config.pixels else {}
     started, done = time.perf_counter(), 0
     with store.Writer(out, f"{config.world}_{config.explorer}", metadata) as writer:
-        for batch in batches:
+        for batch in itertools.islice(batches, config.episodes // config.worlds):
             for episode in with_frames(env, batch, config.pixels) if config.pixels else batch:
                 writer.add(episode)
             done += config.worlds
@@ -182,6 +189,30 @@ def _side_by_side(config: Collect) -> Iterator[list[dict[str, np.ndarray]]]:
         made = pool.map(one, seeds)
         for _ in range(config.episodes // config.worlds):
             yield [next(made) for _ in range(config.worlds)]
+
+
+def _solved(config: Collect, env: Env) -> Iterator[list[dict[str, np.ndarray]]]:
+    """Episodes in which Meta-World's arm solves its task, each up to a little behind the first step at which it does.
+
+    Raises InputError where ten batches in a row solve nothing.
+    """
+    behave, kept, failed = metaworld_expert.behaviour(config.world), [], 0
+    met = env.trials["success"].met
+    for i in itertools.count():
+        if failed == HOPELESS:
+            raise InputError(f"collect: the arm solves nothing in {config.decisions} decisions; give it more of them")
+        key_reset, key_roll = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), i))
+        carry, start = metaworld_expert.mind(config.worlds, config.decisions), env.reset(key_reset, config.worlds)
+        made = rollout(env, behave, start, carry, config.decisions, key_roll, traced=False)
+        solved = np.asarray(met(made.path)).reshape(config.worlds, config.decisions, -1).any(2)
+        for episode, when in zip(collect.episodes(made), solved, strict=True):
+            if when.any():
+                end = int(when.argmax()) + 1 + BEHIND
+                kept.append({name: leaf[: end + (name in ("state", "physics"))] for name, leaf in episode.items()})
+        failed = 0 if solved.any() else failed + 1
+        while len(kept) >= config.worlds:
+            yield kept[: config.worlds]
+            kept = kept[config.worlds :]
 
 
 def load_data(directory: Path, world: str, pixels: int = 0) -> tuple[list[dict[str, np.ndarray]], dict[str, Any]]:

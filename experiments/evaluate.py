@@ -88,15 +88,11 @@ def joined(shares: Sequence[Scores]) -> Scores:
 
 
 def task_features(policy: Policy, rows: int = 2048) -> np.ndarray | None:
-    """Features [N, D], on the sphere, of states of the policy's buffer; None for an agent without goal prompts."""
-    if Goal not in policy.agent.prompts:
+    """Features [N, D], on the sphere, of states of the policy's buffer; None for an agent without features."""
+    if policy.agent.features is None:
         return None
     obs = {name: np.asarray(leaf[:rows], obs_type(name)) for name, leaf in policy.buffer.obs.items()}
-    key = jax.random.key(0)
-    of_goal = jax.vmap(lambda params, one: policy.agent.prompt(params, Goal(one), key), (None, 0))
-    features = np.asarray(jax.jit(of_goal)(policy.params, obs), np.float64)
-    if "covariance" in policy.params:  # such a goal's latent is C^-1 psi(g)
-        features = features @ np.asarray(policy.params["covariance"], np.float64)
+    features = np.asarray(jax.jit(policy.agent.features)(policy.params, obs), np.float64)
     return features / np.linalg.norm(features, axis=1, keepdims=True) * np.sqrt(features.shape[1])
 
 
@@ -126,7 +122,8 @@ def run(policy: Policy, env: Env, episodes: int, inference: str, out: Path | Non
     columns = {policy.agent_name: evaluate_tasks(policy, env, episodes, inference)}
     columns |= baselines(policy, env, episodes)
     print(table(columns))
-    beside = "beside it the % that were solved, with the Wilson interval" if env.trials else ""
+    solved = any(one.success is not None for scores in columns.values() for one in scores.values())
+    beside = "beside it the % that were solved, with the Wilson interval" if solved else ""
     most = beside or f"maximum {env.spec.episode_length}"
     print(f"IQM and 95 % bootstrap interval of {episodes} episodes, one trained seed; {most}")
     body: dict[str, Any] = {

@@ -10,7 +10,7 @@ from embodied.types import InputError
 from envs.randomise import LEVELS
 
 AgentConfig = TypeVar("AgentConfig")  # the Config of one of the agents
-EXPLORERS = ("noise", "rnd", "goals", "skills", "play", "noisy")
+EXPLORERS = ("noise", "rnd", "goals", "skills", "play", "noisy", "expert")
 PROMPTED = ("goals", "skills")  # explorers that are policies
 COLLECT_RANGES = {
     "[0, inf)": ("pixels",),
@@ -80,11 +80,11 @@ class Collect:
 
     world: str
     # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), a policy from one goal to the next
-    # ("goals") or one latent of its prior to the next ("skills"), or a scripted arm at OGBench's tables: "play" (it
-    # plans, with correlated noise) or "noisy" (it answers states, with white noise)
+    # ("goals") or one latent of its prior to the next ("skills"), a scripted arm at OGBench's tables: "play" (it
+    # plans, with correlated noise) or "noisy" (it answers states, with white noise), or Meta-World's ("expert")
     explorer: str = "noise"
     episodes: int = 100
-    decisions: int = 500  # per episode
+    decisions: int = 500  # per episode; of an expert, the most that it may take
     worlds: int = 10  # simulated side by side; scripted arms: at most as many processes as there are cores
     starts: tuple[str, ...] = ()  # kinds of start, one batch of episodes each in turn; () = the world's own
     correlation: float = 5.0  # decisions over which noise is correlated

@@ -6,6 +6,7 @@ from typing import Any
 from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp, td3, td_jepa
 from embodied.sight import Image
 from embodied.train import TrainConfig
+from envs.metaworld_tasks import TASKS
 from experiments import ogbench_agents, skill_agents
 from experiments.experiment import Collect, Experiment, Online
 
@@ -201,3 +202,6 @@ for _name in [name for name in COLLECT if not name.endswith("-goals")]:
     _world, _style = _name.split("-")
     if f"{_world}-td_jepa-pixels-small" in PRESETS:
         COLLECT[f"{_world}-pixels-{_style}"] = dataclasses.replace(COLLECT[_name], pixels=64)
+for _task in TASKS:
+    _world = f"metaworld_{_task}"
+    COLLECT[f"{_world}-expert"] = Collect(_world, "expert", episodes=50, decisions=500, worlds=10)

@@ -133,7 +133,7 @@ def look_ahead(
         row = index[:, None] + jnp.arange(needs.chain)[None]
         inside = (row < last[:, None]).astype(jnp.float32)
         row = jnp.minimum(row, last[:, None] - 1)
-        chain = Chain(steps.action[row], observations(steps, row + 1), inside)
+        chain = Chain(steps.action[row], observations(steps, row + 1), steps.reward[row], steps.discount[row], inside)
         batch = dataclasses.replace(batch, chain=chain)
     return batch
 

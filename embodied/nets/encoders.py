@@ -23,7 +23,8 @@ class Net(NamedTuple):
     apply: Callable[..., Array]
 
 
-def _net(module: nn.Module) -> Net:
+def net_of(module: nn.Module) -> Net:
+    """A Flax module as functions of its parameters."""
     return Net(
         init=lambda key, *inputs: module.init(key, *map(jnp.asarray, inputs))["params"],
         apply=lambda params, *inputs: module.apply({"params": params}, *map(jnp.asarray, inputs)),
@@ -148,22 +149,22 @@ class _Mlp(nn.Module):
 
 def forward_map(hidden: int, layers: int, out: int, members: int = 2, dtype: MatmulType = "float32") -> Net:
     """(obs [B,O], z [B,D], action [B,A]) -> [K,B,out], K independent members."""
-    return _net(_Forward(hidden, layers, out, members, dtype))
+    return net_of(_Forward(hidden, layers, out, members, dtype))
 
 
 def dynamics(hidden: int, layers: int, out: int, members: int = 2, dtype: MatmulType = "float32") -> Net:
     """(latent [B,D], action [B,A]) -> latent after it [K,B,out], K independent members; [B,out] for members=0."""
-    return _net(_Dynamics(hidden, layers, out, members, dtype))
+    return net_of(_Dynamics(hidden, layers, out, members, dtype))
 
 
 def actor(hidden: int, layers: int, action: int, dtype: MatmulType = "float32") -> Net:
     """(obs [B,O], z [B,D]) -> mean action [B,A] in (-1, 1)."""
-    return _net(_Actor(hidden, layers, action, dtype))
+    return net_of(_Actor(hidden, layers, action, dtype))
 
 
 def flow_field(hidden: int, layers: int, action: int, dtype: MatmulType = "float32") -> Net:
     """(obs [B,O], x [B,A] on the way from noise to an action, time [B,1] in [0, 1]) -> velocity of x [B,A]."""
-    return _net(_FlowField(hidden, layers, action, dtype))
+    return net_of(_FlowField(hidden, layers, action, dtype))
 
 
 def encoder(
@@ -173,7 +174,7 @@ def encoder(
 
     layers = 0 is a single linear map.
     """
-    return _net(_Encoder(hidden, layers, out, on_sphere, members, dtype))
+    return net_of(_Encoder(hidden, layers, out, on_sphere, members, dtype))
 
 
 def mlp(hidden: int, layers: int, out: int, members: int = 0, spectral: bool = False) -> Net:
@@ -182,7 +183,7 @@ def mlp(hidden: int, layers: int, out: int, members: int = 0, spectral: bool = F
     No layer is normalised: of an input of two or three numbers that would forget the size. A `spectral` net is
     1-Lipschitz: outputs lie no further apart than inputs. layers = 0 is a single linear map.
     """
-    return _net(_Mlp(hidden, layers, out, members, spectral))
+    return net_of(_Mlp(hidden, layers, out, members, spectral))
 
 
 def with_head(params: PyTree, size: float) -> PyTree:

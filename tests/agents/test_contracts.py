@@ -231,6 +231,15 @@ def test_value_is_one_finite_number_for_each_observation(case):
         assert np.isfinite(value).all()
 
 
+def test_features_are_a_row_of_finite_numbers_for_each_observation_and_tell_observations_apart(case):
+    assert (case.agent.features is not None) >= (Reward in case.agent.prompts)
+    if case.agent.features:
+        features = np.asarray(quick_jit(case.agent.features)(case.state.params, observations(case.spec, WORLDS)))
+        assert features.shape == (WORLDS, features.shape[1])
+        assert np.isfinite(features).all()
+        assert len(np.unique(features.round(5), axis=0)) == WORLDS
+
+
 @pytest.mark.parametrize("name", agents.AGENTS)
 def test_every_config_field_is_read_where_the_agent_is_made(name):
     module = importlib.import_module(agents.AGENTS[name])

@@ -48,7 +48,7 @@ def batch(seed: int = 0) -> Batch:
         reward=jnp.zeros(ROWS),
         discount=jnp.ones(ROWS),
         future={"pixels": following[:, 2]},
-        chain=Chain(action, {"pixels": following}, jnp.ones((ROWS, 5))),
+        chain=Chain(action, {"pixels": following}, jnp.zeros((ROWS, 5)), jnp.ones((ROWS, 5)), jnp.ones((ROWS, 5))),
     )
 
 
@@ -77,7 +77,8 @@ def test_agent_keeps_its_contract_and_averages_no_image_encoder(name):
 
 
 def test_every_zero_shot_agent_is_here():
-    assert set(GROUPS) == set(agents.AGENTS) - {"td3", "rnd", "bc", "multi_critic", "multi_critic_sac", "planner"}
+    of_states = {"td3", "rnd", "bc", "multi_critic", "multi_critic_sac", "planner", "mrq", "tdmpc2"}
+    assert set(GROUPS) == set(agents.AGENTS) - of_states
 
 
 @pytest.mark.parametrize("name", ["td3", "rnd"])

@@ -93,7 +93,7 @@ def test_futures_and_chains_of_every_transition_stay_in_its_life():
     stored = from_episodes(made)
     np.testing.assert_array_equal(stored.ends, [4, 6, 10, 14, 18])
     life_ends = {0: [5], 1: [1], 2: [3], 3: [3, 7]}  # times that end the lives of each episode
-    source = from_dataset(stored, 4000, EVERYTHING)
+    source = from_dataset(stored, 10_000, EVERYTHING)
     batch = source.next(source.data, (), jax.random.key(0))[1]
     (episode, time), (later_episode, later) = (np.asarray(o["state"], int).T for o in (batch.obs, batch.future))
     end = np.array([next(t for t in life_ends[e] if t > now) for e, now in zip(episode, time, strict=True)])
@@ -112,8 +112,10 @@ def test_futures_and_chains_of_every_transition_stay_in_its_life():
         np.testing.assert_array_equal(inside, time + step < end)
         reached = np.asarray(batch.chain.next_obs["state"][:, step], int)
         np.testing.assert_array_equal(reached, np.stack([episode, np.minimum(time + step + 1, end)], 1))
-        taken = np.stack([made[e]["action"][t] for e, t in zip(episode, np.minimum(time + step, end - 1), strict=True)])
-        np.testing.assert_array_equal(batch.chain.action[:, step], taken)
+        row = list(zip(episode, np.minimum(time + step, end - 1), strict=True))
+        for name in ("action", "reward", "discount"):
+            stored_there = np.stack([made[e][name][t] for e, t in row])
+            np.testing.assert_array_equal(getattr(batch.chain, name)[:, step], stored_there)
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.5, 0.99])

@@ -94,7 +94,7 @@ def test_futures_and_chains_stay_in_the_life_of_their_transition():
     ring = ring.replace(steps=ring.steps.replace(discount=ring.steps.discount.at[ROWS].set(0.0)))
     starts = jnp.array([0, 1, 2, 4, 5, 6, 8])
     np.testing.assert_array_equal(replay.last_row(ring, ROWS, starts), [3, 3, 3, 5, 7, 7, 11])
-    batch = replay.from_ring(ring, ROWS, 2000, Needs(future=0.9, chain=3)).next((), ring, jax.random.key(0))[1]
+    batch = replay.from_ring(ring, ROWS, 10_000, Needs(future=0.9, chain=3)).next((), ring, jax.random.key(0))[1]
     begins, future = (np.asarray(obs["state"])[:, 0].astype(int) for obs in (batch.obs, batch.future))
     last = np.where(begins == 20, 21, begins // 10 * 10 + LENGTH)
     assert set(zip(begins, future, strict=True)) == {
@@ -106,7 +106,10 @@ def test_futures_and_chains_stay_in_the_life_of_their_transition():
     for step in range(3):
         np.testing.assert_array_equal(batch.chain.inside[:, step], begins + step < last)
         np.testing.assert_array_equal(batch.chain.next_obs["state"][:, step, 0], np.minimum(begins + step + 1, last))
-        np.testing.assert_array_equal(batch.chain.action[:, step, 0], np.minimum(begins + step, last - 1))
+        row = np.minimum(begins + step, last - 1)
+        np.testing.assert_array_equal(batch.chain.action[:, step, 0], row)
+        np.testing.assert_array_equal(batch.chain.reward[:, step], row)
+        np.testing.assert_array_equal(batch.chain.discount[:, step], row != 20)
 
 
 def test_empty_ring_is_refused():

@@ -125,7 +125,7 @@ def test_all_frames_of_a_stack_move_alike():
 def pixel_batch(count: int, names: tuple[str, ...] = ("pixels",)) -> Batch:
     obs = {name: jnp.zeros((count, 8, 8, 9), jnp.uint8) for name in names}
     ahead = {name: jnp.zeros((count, 2, 8, 8, 9), jnp.uint8) for name in names}
-    chain = Chain(jnp.zeros((count, 2, 1)), ahead, jnp.ones((count, 2)))
+    chain = Chain(jnp.zeros((count, 2, 1)), ahead, *[jnp.ones((count, 2))] * 3)
     nothing = jnp.zeros(count)
     return Batch(obs, jnp.zeros((count, 1)), obs, nothing, nothing, future=obs, chain=chain)
 

@@ -1,4 +1,4 @@
-"""Walker, cheetah and quadruped read the same observations and pay the same rewards as dm_control."""
+"""Worlds of the DeepMind Control Suite read the same observations and pay the same rewards as dm_control."""
 
 import jax
 import mujoco
@@ -9,12 +9,16 @@ from dm_control import suite
 import envs
 from envs.compiled import without_forces
 
-STATES = 1000
+STATES = 300
 CASES = {
     "walker": ("stand", "walk", "run"),
     "cheetah": ("run",),
     "quadruped": ("walk", "run"),
+    "cartpole": ("swingup", "swingup_sparse", "balance", "balance_sparse"),
+    "reacher": ("easy", "hard"),
 }
+LEGGED = ("walker", "cheetah", "quadruped")
+SPREAD = {"cartpole": np.array([0.4, 4.0]), "reacher": np.array([3.0, 2.5, 0.15, 0.15])}  # of joints, rad and m
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -28,24 +32,28 @@ def readings(request):
     observations, rewards = [], {task: [] for task in originals}
     for row in physics:
         for task, original in originals.items():
-            place(original.physics, env.world, row, generator if task == CASES[name][0] else None)
+            place(original, env.world, row, generator if task == CASES[name][0] else None)
             rewards[task].append(original.task.get_reward(original.physics))
         observation = original.task.get_observation(original.physics)
         observations.append(np.concatenate([np.ravel(part) for part in observation.values()]))
     return env, physics, np.array(observations), rewards
 
 
-def place(physics, world, row, generator):
+def place(original, world, row, generator):
     """Puts dm_control's physics into the state `row`, drawn first where a generator is given."""
-    data = physics.data
+    physics = original.physics
+    data, nq, nv = physics.data, physics.model.nq, physics.model.nv
     if generator is not None:
-        pose = physics.model.ptr.qpos0 + generator.uniform(-0.5, 0.5, physics.model.nq)
-        mujoco.mj_normalizeQuat(physics.model.ptr, pose)
+        pose = world.model.qpos0 + generator.uniform(-1, 1, world.model.nq) * SPREAD.get(world.name, 0.5)
+        mujoco.mj_normalizeQuat(physics.model.ptr, pose[:nq])
         row[world.qpos] = pose
-        row[world.qvel] = generator.normal(size=physics.model.nv) * 3
+        row[world.qvel][:nv] = generator.normal(size=nv) * 3
         row[world.act] = generator.uniform(-1, 1, physics.model.na)
         row[world.ctrl] = generator.uniform(-0.8, 0.8, physics.model.nu)
-    data.qpos[:], data.qvel[:], data.ctrl[:] = row[world.qpos], row[world.qvel], row[world.ctrl]
+    if world.name == "reacher":  # behind dm_control's own joints are those of the target, whose size the task sets
+        original.task.initialize_episode(physics)
+        physics.named.model.geom_pos["target", :2] = row[world.qpos][nq:]
+    data.qpos[:], data.qvel[:], data.ctrl[:] = row[world.qpos][:nq], row[world.qvel][:nv], row[world.ctrl]
     if physics.model.na:
         data.act[:] = row[world.act]
     data.qacc_warmstart[:] = 0
@@ -75,14 +83,15 @@ def test_timing_and_actuation_equal_those_of_dm_control(name):
     action = np.linspace(-0.7, 0.7, env.spec.action)
     low, high = original.physics.model.actuator_ctrlrange.T
     start = np.zeros(env.spec.physics)
-    start[: env.world.ctrl.start] = original.physics.get_state(sig=mujoco.mjtState.mjSTATE_FULLPHYSICS)
-    start[0] = 0
+    data, nq, nv = original.physics.data, original.physics.model.nq, original.physics.model.nv
+    start[env.world.qpos][:nq], start[env.world.qvel][:nv], start[env.world.act] = data.qpos, data.qvel, data.act
     ts = env.reset_to(start[None])
     for _ in range(3):
         original.step(low + (action + 1) / 2 * (high - low))
         ts = env.step(ts, action[None])
     assert original.control_timestep() == pytest.approx(env.spec.control_dt)
-    np.testing.assert_allclose(ts.physics[0, env.world.qpos], original.physics.data.qpos, atol=1e-4)
+    np.testing.assert_allclose(ts.physics[0, env.world.qpos][:nq], original.physics.data.qpos, atol=1e-4)
+    assert env.spec.episode_length * env.spec.control_dt == pytest.approx(original._step_limit * env.spec.control_dt)
     np.testing.assert_allclose(ts.quantities["control"][0], action, atol=1e-12)
 
 
@@ -120,7 +129,7 @@ def test_quadruped_starts_just_above_the_floor_in_any_orientation():
     assert np.ptp(poses[:, 3:7], axis=0).min() > 0.5
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", LEGGED)
 def test_reference_starts_are_upright_poses_close_to_the_drawn_one(name):
     env = envs.make(name, start="reference", threads=1)
     physics = env.reset(jax.random.key(3), 200).physics

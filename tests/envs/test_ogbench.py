@@ -13,9 +13,10 @@ import envs
 from embodied.evaluate import EvaluateConfig, evaluate
 from embodied.rewards import Task
 from embodied.types import InputError, Quantity
+from envs.controlled import ControlledEnv
+from envs.controlled_world import ControlledWorld, State
 from envs.ogbench_arm import FLANGE, HIGH, HOME, JOINTS, LOW, PINCH, Arm
-from envs.ogbench_host import ControlledEnv
-from envs.ogbench_world import ControlledWorld, State, Switches
+from envs.ogbench_switches import Switches
 
 AXES = ("0 0 1", "0 1 0", "0 1 0", "0 1 0", "0 0 1", "0 1 0")
 PLACES = ("0 0 .16", "0 .14 0", "0 -.13 .42", "0 0 .39", "0 .13 0", "0 0 .1")
@@ -122,13 +123,13 @@ def cart(hold=1, **changes):
         "eye": "",
         "start": functools.partial(placed, 0.0, 0.0),
         "task_starts": {"left": functools.partial(placed, 3.0, 3.5)},
-        "switches": Switches(("cart",), np.eye(1), ("door",)),
+        "own": Switches(("cart",), np.eye(1), ("door",)),
     }
     return ControlledEnv(ControlledWorld(**{**fields, **changes}), threads=2)
 
 
 def test_what_is_seen_lags_by_one_physics_step_and_survives_storing():
-    env = cart(switches=None, observe=lambda state: np.concatenate([state.joint("cart")[0], state.seen], axis=-1))
+    env = cart(own=None, observe=lambda state: np.concatenate([state.joint("cart")[0], state.seen], axis=-1))
     ts = env.step(env.reset(jax.random.key(0), 2), np.array([[1.0], [-1.0]]))
     position, seen = ts.obs["state"].T
     velocity = ts.physics[:, env.world.qvel][:, 0]
@@ -230,8 +231,9 @@ def test_hold_that_does_not_divide_an_episode_is_refused():
 @pytest.mark.parametrize("name", envs.EXTRA_WORLDS)
 def test_world_whose_package_is_missing_says_how_to_install_it(name, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    package = "metaworld" if name.startswith("metaworld") else "ogbench"
     with pytest.raises(
-        InputError, match=rf"world '{name}' needs the package ogbench: pip install 'embodied-stack\[ogbench\]'"
+        InputError, match=rf"world '{name}' needs the package {package}: pip install 'embodied-stack\[{package}\]'"
     ):
         envs.make(name)
 

@@ -10,9 +10,9 @@ import pytest
 import envs
 from embodied.types import InputError
 from envs import ogbench_maze, ogbench_table
+from envs.controlled import ControlledEnv
+from envs.controlled_world import State
 from envs.ogbench_arm import PINCH
-from envs.ogbench_host import ControlledEnv
-from envs.ogbench_world import State
 from tests.envs.test_worlds import (  # noqa: F401
     test_actions_beyond_their_range_are_clipped,
     test_equal_keys_give_equal_starts_and_others_differ,
@@ -151,7 +151,7 @@ def test_tables_are_painted_as_by_the_package_with_lights_that_follow_the_switch
     plain, _ = env.world.draw(State(env.world, physics[1]), False)
     assert plain.material("ur5e/linkgray").rgba[3] == 1.0
     changed = np.flatnonzero((seen[0] != seen[1]).any(1))
-    assert bool(len(changed)) == (env.world.switches is not None)
+    assert bool(len(changed)) == (env.world.own is not None)
     np.testing.assert_array_equal(plain.geom_rgba[changed], seen[1][changed])
     marks = [i for i in range(model.ngeom) if model.geom(i).name.startswith("target")]
     assert (model.geom_rgba[marks, 3] == 0).all()

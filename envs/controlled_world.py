@@ -1,36 +1,39 @@
-"""What a world of OGBench on the CPU declares, and its physics vectors read by name.
+"""What a world of another package on the CPU declares, and its physics vectors read by name.
 
-A physics vector is (time, qpos, qvel, switches, action, seen, warm start). OGBench reads some numbers before MuJoCo's
-last step instead of after it, and its solver starts from the last solution: both are remembered, as `seen` and `warm
-start`, so that a vector alone gives the same observation and, under the same commands, the same next state as the
-package. Vectors that end with the action, such as imported ones, are completed as if the world had been put there by
-hand.
+A physics vector is (time, qpos, qvel, own state, action, seen, warm start). A world may have a state of its own beside
+MuJoCo's, such as switches or what an episode drew. Packages read some numbers before MuJoCo's last step instead of
+after it, and the solver starts from the last solution: both are remembered, as `seen` and `warm start`, so that a
+vector alone gives the same observation and, under the same commands, the same next state as the package. Vectors that
+end with the action, such as imported ones, are completed as if the world had been put there by hand.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import mujoco
 import numpy as np
 
 from embodied.types import EnvSpec, InputError, Quantity
 
-# -> positions [E, nq], velocities [E, nv], switches [E, B]
+# -> positions [E, nq], velocities [E, nv], own states [E, B]
 Start = Callable[[np.random.Generator, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Switches:
-    """Push buttons that flip switches, which may lock joints."""
+@runtime_checkable
+class Own(Protocol):
+    """What a world remembers and changes beside MuJoCo's physics."""
 
-    joints: tuple[str, ...]  # of the buttons
-    flips: np.ndarray  # [B, B] whether pressing the row's button flips the column's switch
-    locks: tuple[str, ...] = ()  # joints that the first switches lock when they are 0
-    pressed: float = -0.02  # m
-    locked: float = 1e6  # N s/m
-    free: float = 2.0
+    @property
+    def size(self) -> int:
+        """How many numbers it is."""
+
+    def put(self, model: mujoco.MjModel, data: mujoco.MjData, own: np.ndarray, command: np.ndarray) -> None:
+        """Tells MuJoCo of an own state [B] and gives it a command."""
+
+    def after(self, before: "State", after: "State", data: mujoco.MjData) -> np.ndarray:
+        """The own state [B] after a control step; of `after` its physics alone are known."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class ControlledWorld:
     eye: str  # camera that shows what an agent sees
     start: Start
     task_starts: Mapping[str, Start]  # where the episodes begin in which a task is judged
-    switches: Switches | None = None
+    own: Own | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.hold <= self.episode_length or self.episode_length % self.hold:
@@ -71,8 +74,8 @@ class ControlledWorld:
 
     @functools.cached_property
     def act(self) -> slice:
-        """Where the switches lie, each 0 or 1."""
-        return _after(self.qvel, len(self.switches.joints) if self.switches else 0)
+        """Where the own state lies."""
+        return _after(self.qvel, self.own.size if self.own else 0)
 
     @functools.cached_property
     def ctrl(self) -> slice:
@@ -82,7 +85,9 @@ class ControlledWorld:
     @functools.cached_property
     def seen(self) -> slice:
         """Where the result of `look` lies."""
-        return _after(self.ctrl, len(self.look(mujoco.MjData(self.model))))
+        data = mujoco.MjData(self.model)
+        mujoco.mj_forward(self.model, data)
+        return _after(self.ctrl, len(self.look(data)))
 
     @functools.cached_property
     def warm(self) -> slice:
@@ -123,7 +128,7 @@ class State:
     physics: np.ndarray
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """`qpos`, `qvel`, `act` (switches), `ctrl` (action), `seen` or `warm` [..., size]."""
+        """`qpos`, `qvel`, `act` (own state), `ctrl` (action), `seen` or `warm` [..., size]."""
         if name not in ("qpos", "qvel", "act", "ctrl", "seen", "warm"):
             raise AttributeError(name)
         return self.physics[..., getattr(self.world, name)]

@@ -1,4 +1,4 @@
-"""Worlds of OGBench on the CPU: C MuJoCo on threads, with a controller between the action and the actuators."""
+"""Worlds of other packages on the CPU: C MuJoCo on threads, a controller between the action and the actuators."""
 
 import concurrent.futures
 import copy
@@ -14,8 +14,8 @@ from jaxtyping import Float, UInt8
 from embodied.rewards import Task
 from embodied.types import Env, InputError, Obs, Quantities, RandomKey, Timestep, Trial
 from envs import render
+from envs.controlled_world import ControlledWorld, Start, State
 from envs.host import single, usable_cores
-from envs.ogbench_world import ControlledWorld, Start, State, Switches
 
 log = logging.getLogger(__name__)
 
@@ -142,8 +142,10 @@ class ControlledEnv(Env):
         world, model, data = self.world, self._models[slot], self._data[slot]
         mujoco.mj_setState(model, data, before[: world.qvel.stop], mujoco.mjtState.mjSTATE_FULLPHYSICS)
         data.qacc_warmstart[:] = before[world.warm]
-        data.ctrl[:] = command
-        _lock(world.switches, model, before[world.act])
+        if world.own:
+            world.own.put(model, data, before[world.act], command)
+        else:
+            data.ctrl[:] = command
         if moves:
             mujoco.mj_step(model, data, nstep=world.substeps)
             mujoco.mj_getState(model, data, after[: world.qvel.stop], mujoco.mjtState.mjSTATE_FULLPHYSICS)
@@ -151,9 +153,9 @@ class ControlledEnv(Env):
         else:
             mujoco.mj_forward(model, data)
         mujoco.mj_rnePostConstraint(model, data)  # contact forces
-        if world.switches and moves:
-            after[world.act] = _flipped(world.switches, State(world, before), State(world, after))
-            _lock(world.switches, model, after[world.act])
+        if world.own and moves:
+            after[world.act] = world.own.after(State(world, before), State(world, after), data)
+            world.own.put(model, data, after[world.act], command)
             mujoco.mj_forward(model, data)  # so that places are those of now, not of one physics step before
             after[world.warm] = data.qacc_warmstart
         after[world.seen] = world.look(data)
@@ -169,16 +171,3 @@ class ControlledEnv(Env):
             discount=np.where(failed, np.float32(0), np.float32(1)),
             last=failed | (elapsed >= self.spec.episode_length),
         )
-
-
-def _lock(switches: Switches | None, model: mujoco.MjModel, states: np.ndarray) -> None:
-    if switches:
-        for joint, state in zip(switches.locks, states, strict=False):
-            model.joint(joint).damping[0] = switches.free if state else switches.locked
-
-
-def _flipped(switches: Switches, before: State, after: State) -> np.ndarray:
-    """The switches [B] after a control step, in which a button counts when it passes its point of contact."""
-    depth = [[state.joint(name)[0][0] for name in switches.joints] for state in (before, after)]
-    pressed = (np.array(depth[0]) > switches.pressed) & (np.array(depth[1]) <= switches.pressed)
-    return (before.act + pressed @ switches.flips) % 2
