@@ -20,6 +20,7 @@ AGENTS = {
     "multi_critic": "agents.multi_critic",
     "multi_critic_sac": "agents.multi_critic_sac",
     "planner": "agents.planner",
+    "mrq": "agents.mrq",
     "rnd": "agents.rnd",
 }
 
