@@ -21,6 +21,7 @@ AGENTS = {
     "multi_critic_sac": "agents.multi_critic_sac",
     "planner": "agents.planner",
     "mrq": "agents.mrq",
+    "tdmpc2": "agents.tdmpc2",
     "rnd": "agents.rnd",
 }
 

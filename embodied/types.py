@@ -271,6 +271,8 @@ class Agent(NamedTuple):
     value: Callable[[Params, Reward, Any, Obs], Array] | None = None
     needs: Needs = TRANSITIONS  # the source must be made for them
     drawn: bool = False  # the policy is a distribution: without a key it does one thing, and is scored with keys
+    # Of actions without a key, between runtimes that round otherwise: more for an agent that searches for them.
+    tolerance: float = 1e-5
 
 
 class Source(NamedTuple):
