@@ -20,6 +20,8 @@ AGENTS = {
     "multi_critic": "agents.multi_critic",
     "multi_critic_sac": "agents.multi_critic_sac",
     "planner": "agents.planner",
+    "mrq": "agents.mrq",
+    "tdmpc2": "agents.tdmpc2",
     "rnd": "agents.rnd",
 }
 

@@ -3,13 +3,18 @@
 With S sequences a of H actions from N(mean, std^2), clipped to [-1, 1], and their scores J, each round sets
 
     w    = 1 / E for the E sequences of the highest score, else 0     (cem, the cross-entropy method)
-    w    = softmax(J / (temperature * std of J)) over those E         (mppi, model-predictive path integral)
+    w    ~ exp( max(J - J_E, 0) / (temperature * size) ) - 1 + LEAST   (mppi, model-predictive path integral)
     mean = sum w a,    std = max(sqrt(sum w (a - mean)^2), floor)
 
-Sequences that tie with the last of the E count as well. A score may come from a learned model, in which case the whole
-planner is one compiled program (`plan`), or from copies of a simulator on the host (`plan_on_host`). Sequences that
-somebody else proposes, such as a policy, compete in every round; the next search may begin where the last one ended
-(`shifted`); and who shall find out more does what is drawn from the last round instead of the best (`drawn`).
+where J_E is the last of the E, and size the deviation of their scores, but at least `resolution`. In cem sequences that
+tie with J_E count as well. In mppi those below weigh next to nothing, and no more do those that are hardly better, so
+that a plan is a continuous function of the scores: where rounding alone tells them apart, as it does otherwise on
+another processor, the plan changes by little.
+
+A score may come from a learned model, in which case the whole planner is one compiled program (`plan`), or from copies
+of a simulator on the host (`plan_on_host`). Sequences that somebody else proposes, such as a policy, compete in every
+round; the next search may begin where the last one ended (`shifted`); and who shall find out more does what is drawn
+from the last round instead of the best (`drawn`).
 
 Williams et al., arXiv 1509.01149 (MPPI); Rubinstein 1999 (CEM); the mixture of both, elites weighed by a softmax, the
 proposals and the draw are those of TD-MPC (Hansen et al., arXiv 2203.04955).
@@ -28,11 +33,12 @@ from embodied.ranges import check_choice, check_ranges
 from embodied.types import InputError, RandomKey
 
 METHODS = ("cem", "mppi")
+LEAST = 0.05  # what a sequence weighs that is no better than the last elite; one better by 2 temperature size: 6.4
 RANGES = {
     "[0, inf)": ("horizon",),
     "[1, inf)": ("iterations", "elites"),
     "[2, inf)": ("samples",),
-    "(0, inf)": ("spread", "floor", "temperature"),
+    "(0, inf)": ("spread", "floor", "temperature", "resolution"),
 }
 
 
@@ -45,13 +51,16 @@ class Planning:
     samples: int = 256  # sequences per round, proposals among them
     iterations: int = 4  # rounds
     elites: int = 26  # sequences that the next round is made of
-    spread: float = 1.0  # standard deviation of the first round
+    spread: float = 1.0  # standard deviation of the first round; that of actions in [-1, 1] is at most 1 later on
     floor: float = 0.05  # least standard deviation
     temperature: float = 0.5  # of the softmax, in standard deviations of the elites' scores (mppi)
+    resolution: float = 1e-6  # differences of scores that hardly count, the least such deviation (mppi)
 
     def __post_init__(self) -> None:
         check_choice("planning", "method", self.method, METHODS)
         check_ranges("planning", self, RANGES)
+        if self.method == "mppi" and self.elites < 2:
+            raise InputError("planning: elites must be at least 2 with mppi, whose last one weighs nothing, got 1")
         if self.elites > self.samples:
             raise InputError(f"planning: elites must be at most samples, {self.samples}, got {self.elites}")
 
@@ -64,7 +73,7 @@ class Plan(NamedTuple):
     mean: Float[Any, "H A"]
     std: Float[Any, "H A"]
     candidates: Float[Any, "S H A"]
-    weight: Float[Any, " S"]  # of each of them, 0 where it is no elite
+    weight: Float[Any, " S"]  # of each of them
 
 
 def plan(
@@ -169,10 +178,14 @@ def refined(
 ) -> tuple[Float[Array, "H A"], Float[Array, "H A"], Float[Array, " S"]]:
     """(mean, std) of the next round, and the weights that they come from."""
     high, _ = jax.lax.top_k(scores, config.elites)
-    elite = scores >= high[-1]
-    weight = elite / elite.sum()
-    if config.method == "mppi":
-        weight = jax.nn.softmax(scores / (config.temperature * jnp.maximum(high.std(), 1e-6)), where=elite)
+    if config.method == "cem":
+        elite = scores >= high[-1]
+        weight = elite / elite.sum()
+    else:
+        better = jnp.maximum(scores - high[-1], 0.0) / (config.temperature * jnp.maximum(high.std(), config.resolution))
+        most = better.max()  # of the exponent, which may be large
+        weight = jnp.exp(better - most) - (1.0 - LEAST) * jnp.exp(-most)
+        weight = weight / weight.sum()
     mean = jnp.einsum("s,sha->ha", weight, candidates)
     variance = jnp.einsum("s,sha->ha", weight, jnp.square(candidates - mean[None]))
     return mean, jnp.maximum(jnp.sqrt(variance), config.floor), weight

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Generic, TypeVar
 
-from agents import kinds, planner, rnd
+from agents import kinds, mrq, planner, rnd, tdmpc2
 from embodied.ranges import check_choice, check_ranges
 from embodied.train import TrainConfig
 from embodied.types import InputError
@@ -71,7 +71,7 @@ class Experiment(Generic[AgentConfig]):
     @property
     def own_data(self) -> bool:
         """Whether it learns from rollouts of its own alone (`online`), and no stored data."""
-        return isinstance(self.agent, kinds.Config | planner.Config)
+        return isinstance(self.agent, kinds.Config | planner.Config | mrq.Config | tdmpc2.Config)
 
 
 @dataclasses.dataclass(frozen=True)

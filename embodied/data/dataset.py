@@ -11,7 +11,7 @@ Frames are kept as they were drawn, uint8 and once each. An observation of them,
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, no_type_check
 
 import jax
@@ -136,6 +136,28 @@ def look_ahead(
         chain = Chain(steps.action[row], observations(steps, row + 1), steps.reward[row], steps.discount[row], inside)
         batch = dataclasses.replace(batch, chain=chain)
     return batch
+
+
+@no_type_check
+@struct.dataclass
+class Path:
+    """Chains as a learner of sequences reads them: C decisions in a row, time-major, of a single task."""
+
+    x: Float[Array, "C+1 B I"]  # what networks see before each decision, and behind the last
+    action: Float[Array, "C B A"]
+    reward: Float[Array, "C B"]
+    discount: Float[Array, "C B"]  # 0 where the world terminated
+    inside: Float[Array, "C B"]  # 1 where the decision is part of the episode; behind its end, the last one again
+
+
+def path_of(batch: Batch, see: Callable[[Obs], Float[Array, "B I"]]) -> Path:
+    """The chains of a batch whose rewards have one channel, as networks see them."""
+    chain = batch.chain
+    assert chain is not None
+    major = lambda leaf: jnp.swapaxes(leaf, 0, 1)  # noqa: E731
+    join = lambda now, after, later: jnp.concatenate([now[None], after[None], major(later)[1:]])  # noqa: E731
+    x = jax.vmap(see)(jax.tree.map(join, batch.obs, batch.next_obs, chain.next_obs))
+    return Path(x, major(chain.action), major(chain.reward)[..., 0], major(chain.discount), major(chain.inside))
 
 
 def steps_ahead(key: Key[Array, ""], most: Int[Array, " B"], discount: float) -> Int[Array, " B"]:

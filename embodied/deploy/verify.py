@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 
-from .bundle import GOLDEN, Bundle
+from .bundle import GOLDEN, MANIFEST, Bundle
 from .errors import InputError
 from .network import Network
 from .observation import Assembler
 
 TOLERANCE = 1e-5  # of an action, against the one that JAX gave
+LOOSEST = 1e-2  # that a bundle may ask for, whose actions are found by a search
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,11 +21,23 @@ class Verdict:
     unequal: int  # observations that are not bit for bit those of the bundle
     action_error: float  # largest |difference| of an action
     target_error: float  # of a target, over the width of its limits
+    tolerance: float = TOLERANCE  # of both errors
 
     @property
     def passed(self) -> bool:
         """Whether all observations are equal and all actions within the tolerance."""
-        return self.steps > 0 and not self.unequal and max(self.action_error, self.target_error) <= TOLERANCE
+        return self.steps > 0 and not self.unequal and max(self.action_error, self.target_error) <= self.tolerance
+
+
+def tolerance_of(bundle: Bundle) -> float:
+    """How far actions may be from those that JAX gave: what the manifest says, or `TOLERANCE`.
+
+    Raises InputError for one above `LOOSEST`.
+    """
+    tolerance = bundle.manifest.get("tolerance", TOLERANCE)
+    if not isinstance(tolerance, float) or not 0 < tolerance <= LOOSEST:
+        raise InputError(f"{bundle.directory / MANIFEST}: tolerance must be in (0, {LOOSEST:g}], got {tolerance}")
+    return tolerance
 
 
 def verify(bundle: Bundle) -> Verdict:
@@ -46,4 +59,4 @@ def verify(bundle: Bundle) -> Verdict:
         action_error = max(action_error, float(np.abs(action - golden["action"][index]).max()))
         apart = float((np.abs(target - golden["target"][index]) / width).max())
         target_error = max(target_error, apart if finite else np.inf)
-    return Verdict(len(golden["readings"]), unequal, action_error, target_error)
+    return Verdict(len(golden["readings"]), unequal, action_error, target_error, tolerance_of(bundle))

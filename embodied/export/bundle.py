@@ -27,7 +27,7 @@ from embodied.export import targets as others
 from embodied.export.onnx_graph import to_onnx
 from embodied.export.stablehlo import to_stablehlo
 from embodied.policy import Policy
-from embodied.types import Goal, InputError
+from embodied.types import Goal, InputError, Prior
 
 ENCODER, STABLEHLO, README = "encoder.onnx", "policy.stablehlo", "README.md"
 
@@ -59,14 +59,15 @@ def deployed(policy: Policy, contract: Contract) -> Callable[..., tuple[Array, A
     Without z for a policy with one task. Raises InputError for an agent that remembers more than its contract's frames.
     """
     policy = in_float32(policy)
-    if jax.tree.leaves(policy.agent.carry(1)):
+    if remembers(policy):
         raise InputError(f"export: '{policy.agent_name}' carries a memory from step to step, which a graph cannot")
+    memory = policy.agent.carry(1)  # which is not read
     inputs = network_inputs(contract)
     rescale, bound = np.float32(contract.action.rescale), np.float32(contract.action.clip)
     unit, offset, least, most = action_vectors(contract.action)
 
     def run(obs: Float[Array, "1 N"], z: Float[Array, "1 D"]) -> tuple[Array, Array, Array]:
-        raw, _ = policy.agent.act(policy.params, {"state": inputs(obs)}, z, (), None)
+        raw, _ = policy.agent.act(policy.params, {"state": inputs(obs)}, z, memory, None)
         finite = jnp.where(jnp.isfinite(raw), 1.0, 0.0).min(axis=1)
         action = rescale * jnp.clip(jnp.where(finite[:, None] > 0, raw, 0.0), -bound, bound)
         target = jnp.clip(offset[None] + unit[None] * action, least[None], most[None])
@@ -75,6 +76,19 @@ def deployed(policy: Policy, contract: Contract) -> Callable[..., tuple[Array, A
     if contract.command.width:
         return run
     return lambda obs: run(obs, jnp.zeros((1, 0)))
+
+
+def remembers(policy: Policy) -> bool:
+    """Whether actions without a key rest on what the agent carries from step to step."""
+    obs = {"state": jnp.zeros((1, *policy.spec.obs["state"]))}
+    z = jax.eval_shape(policy.agent.prompt, policy.params, Prior(), jax.random.key(0))
+
+    def act(carry: Any) -> Array:
+        return policy.agent.act(policy.params, obs, jnp.zeros(z.shape), carry, None)[0]
+
+    jaxpr = jax.make_jaxpr(act)(policy.agent.carry(1)).jaxpr
+    read = {id(atom) for equation in jaxpr.eqns for atom in equation.invars}
+    return not read.isdisjoint(map(id, jaxpr.invars))
 
 
 def network_inputs(contract: Contract) -> Callable[[Array], Array]:
@@ -155,6 +169,7 @@ def write(
         "robot": contract.robot.name,
         "agent": policy.agent_name,
         "model_sha256": policy.sha256,
+        "tolerance": policy.agent.tolerance,
         "licence": "Apache-2.0",
         "made": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "versions": {"jax": jax.__version__, "numpy": np.__version__},

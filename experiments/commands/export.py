@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
     else:
         if chosen.prompt:
             raise InputError(f"prompt: '{policy.agent_name}' has one task and takes no prompt files")
-        task = chosen.task or read_experiment(Path(chosen.model))["experiment"]["task"]
+        own = getattr(policy.config, "task", None)  # of one that has made its data for it
+        task = chosen.task or own or read_experiment(Path(chosen.model))["experiment"]["task"]
         prompts = export.only_task(policy, env, task)
     verdict = export.run(policy, env, prompts, chosen.out, chosen.episodes, chosen.target)
     print(f"{chosen.out}: {', '.join(prompts)}")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import agents
+from embodied.data import dataset
 from embodied.train import make_chunk
 from embodied.types import Agent, Batch, Chain, Prior, Run, Source, Spec
 
@@ -90,7 +91,7 @@ def for_agent(batch: Batch, agent: Agent, spec: Spec) -> Batch:
     state = jax.eval_shape(agent.init, jax.random.key(0), spec.example())
     (width,) = jax.eval_shape(agent.prompt, state.params, Prior(), jax.random.key(0)).shape
     latent = np.repeat(np.random.default_rng(8).normal(size=(4, width)), len(batch.reward) // 4, 0)
-    paid = lambda reward: reward[..., None] * jnp.arange(1.0, len(channels) + 1)  # noqa: E731
+    paid = lambda reward: jnp.multiply.outer(reward, jnp.arange(1.0, len(channels) + 1))  # noqa: E731
     length = agent.needs.chain
     first = jax.tree.map(lambda leaf: leaf[:, :length], batch.chain) if length else None
     made = batch.replace(
@@ -202,6 +203,32 @@ def learn(
     run = Run(agent=state, source=source.init(jax.random.key(seed)), step=jnp.int32(0))
     chunk = compile(make_chunk(agent, source, updates))
     return chunk(source.data, run, jax.random.key(seed))[0].agent.params
+
+
+def learn_to_stay(make: Callable[[Spec], Agent], updates: int, compile: Callable[..., Any] = quick_jit) -> None:
+    """Trains on random actions of a point on a line that is paid for being near 0; asserts that it then goes there."""
+    rng, stride = np.random.default_rng(0), 0.3
+    action = rng.uniform(-1, 1, (80, 12, 1)).astype(np.float32)
+    x = [rng.uniform(-1, 1, 80)]
+    for t in range(12):
+        x.append(np.clip(x[-1] + stride * action[:, t, 0], -1, 1))
+    place = np.stack(x, 1)[..., None].astype(np.float32)
+    stored = dataset.from_episodes(
+        [
+            {"state": place[i], "action": action[i], "physics": place[i], "reward": 1 - np.abs(place[i, 1:])}
+            for i in range(80)
+        ]
+    )
+    agent = make(Spec(obs={"state": (1,)}, action=1))
+    source = dataset.from_dataset(stored, 64, agent.needs)
+    run = Run(agent=random_state(agent, Spec({"state": (1,)}, 1)), source=(), step=jnp.int32(0))
+    chunk = compile(make_chunk(agent, source, updates))
+    params = chunk(source.data, run, jax.random.key(0))[0].agent.params
+    act = quick_jit(lambda params, x: agent.act(params, {"state": x}, jnp.zeros(0), agent.carry(len(x)), None)[0])
+    point = jnp.linspace(-0.9, 0.9, 7)[:, None]
+    for _ in range(6):
+        point = jnp.clip(point + stride * act(params, point), -1, 1)
+    assert np.abs(point).max() < 0.12
 
 
 def latent(agent: Agent, params: Any, prompt: Any) -> np.ndarray:

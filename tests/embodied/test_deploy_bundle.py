@@ -47,6 +47,25 @@ def test_a_wrong_golden_vector_fails_the_verification(folder, capsys):
     assert "NOT verified" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("tolerance", "passed"), [(5e-3, True), (1e-4, False)])
+def test_bundle_whose_actions_are_searched_for_says_how_far_they_may_be_off(folder, tolerance, passed):
+    golden = bundle.load(folder).arrays(bundle.GOLDEN)
+    golden["action"][7, 1] += 1e-3
+    np.savez(folder / bundle.GOLDEN, **golden)
+    for name in (bundle.MANIFEST, bundle.SEAL):
+        (folder / name).unlink()
+    bundle.seal(folder, {"tolerance": tolerance})
+    assert verify(bundle.load(folder)).passed == passed
+
+
+def test_bundle_that_asks_for_too_much_tolerance_is_refused(folder):
+    for name in (bundle.MANIFEST, bundle.SEAL):
+        (folder / name).unlink()
+    bundle.seal(folder, {"tolerance": 0.5})
+    with pytest.raises(InputError, match=r"manifest.json: tolerance must be in \(0, 0.01\], got 0.5"):
+        verify(bundle.load(folder))
+
+
 def test_every_single_bit_flip_is_detected_before_anything_runs(folder):
     rng = np.random.default_rng(0)
     files = sorted(path for path in folder.rglob("*") if path.is_file())

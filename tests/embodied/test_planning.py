@@ -71,14 +71,27 @@ def test_elites_are_averaged_by_cem_and_weighed_by_mppi():
     assert mean[0, 0] == pytest.approx(0.75)
     assert std[0, 0] == pytest.approx(0.25)
     np.testing.assert_array_equal(weight, [0, 0.5, 0.5, 0])
-    mean, _, _ = refined(dataclasses.replace(config, method="mppi", temperature=1.0), candidates, scores)
-    weight = 1 / (1 + np.exp(-2.0))  # the two are two standard deviations apart
-    assert mean[0, 0] == pytest.approx(weight * 1.0 + (1 - weight) * 0.5, abs=1e-5)
+    mean, _, weight = refined(dataclasses.replace(config, method="mppi", temperature=1.0), candidates, scores)
+    best = np.exp(2.0) - 0.95  # the two are two standard deviations apart, and the others weigh what the second does
+    np.testing.assert_allclose(weight, np.array([0.05, best, 0.05, 0.05]) / (0.15 + best), rtol=1e-5)
+    assert mean[0, 0] == pytest.approx((best * 1.0 + 0.05 * (0.5 - 1.0)) / (0.15 + best), abs=1e-5)
+
+
+def test_plan_by_weights_stays_what_it_was_where_rounding_changes_the_order_of_scores():
+    """Sequences in pairs of scores that differ by rounding alone, which another processor might do otherwise."""
+    config = Planning("mppi", horizon=2, samples=64, iterations=4, elites=9, resolution=0.01)
+
+    def search(sign):
+        wobble = sign * 1e-6 * jnp.cos(jnp.arange(64.0))
+        score = lambda a: 50.0 - jnp.square(jnp.round(a, 1) - 0.3).sum((1, 2)) * 0.01 + 50.0 * wobble  # noqa: E731
+        return plan(config, score, jnp.zeros((2, 1)), jax.random.key(0)).mean
+
+    np.testing.assert_allclose(search(1.0), search(-1.0), atol=5e-3)
 
 
 def test_proposals_win_where_they_are_best_and_count_among_the_samples():
     best = jnp.array([[0.9], [-0.9]])
-    config, shapes = Planning(method="mppi", horizon=2, samples=16, iterations=3, elites=1, spread=0.01), []
+    config, shapes = Planning(method="cem", horizon=2, samples=16, iterations=3, elites=1, spread=0.01), []
 
     def score(a):
         shapes.append(a.shape)
@@ -169,6 +182,7 @@ def test_many_searches_side_by_side_are_those_of_each_alone():
     ("changes", "message"),
     [
         ({"elites": 400}, "planning: elites must be at most samples, 300, got 400"),
+        ({"method": "mppi", "elites": 1}, "planning: elites must be at least 2 with mppi, .* got 1"),
         ({"samples": 1}, r"planning: samples must be in \[2, inf\), got 1"),
         ({"method": "cemm"}, "planning: unknown method 'cemm'; did you mean 'cem'"),
     ],

@@ -17,7 +17,7 @@ from typing import Any
 from embodied.deploy.bundle import Bundle
 from embodied.deploy.contract import Contract
 from embodied.deploy.errors import InputError, nearest
-from embodied.deploy.verify import Verdict
+from embodied.deploy.verify import Verdict, tolerance_of
 from embodied.export.targets.terms import components, filled_otherwise
 
 TARGETS = {
@@ -85,6 +85,7 @@ def _verify(bundle: Bundle, read: Iterable[Any]) -> Verdict:
         unequal=max(one.unequal for one in verdicts),
         action_error=max(one.action_error for one in verdicts),
         target_error=max(one.target_error for one in verdicts),
+        tolerance=tolerance_of(bundle),
     )
 
 
