@@ -273,8 +273,7 @@ class Agent(NamedTuple):
     drawn: bool = False  # the policy is a distribution: without a key it does one thing, and is scored with keys
     # (params, obs) -> [E, D]: each observation as the agent's representation has it; None without one
     features: Callable[[Params, Obs], Array] | None = None
-    # Of actions without a key, between runtimes that round otherwise: more for an agent that searches for them.
-    tolerance: float = 1e-5
+    tolerance: float = 1e-5  # of actions without a key, between runtimes; more for an agent that searches for them
 
 
 class Source(NamedTuple):

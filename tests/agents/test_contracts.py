@@ -23,14 +23,8 @@ SPECS = {
 }
 ROWS, WORLDS, STEPS = 16, 3, 5
 # Each function runs a few times on tiny shapes: optimising it takes longer than all of its calls.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-    },
-)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK | {"xla_cpu_use_fusion_emitters": False})
 
 
 class Counted:
