@@ -8,6 +8,7 @@ tasks. Skills know which part of the state matters and were trained for as many 
 other data did without; of both, the same number of decisions is learned from. Missing data and runs are made first.
 """
 
+import copy
 import dataclasses
 import shlex
 import sys
@@ -22,7 +23,7 @@ import tyro
 from embodied.data import store
 from embodied.evaluate import EvaluateConfig, Scores
 from embodied.policy import Policy
-from embodied.types import Env, InputError
+from embodied.types import Env, InputError, nearest
 from experiments import collect
 from experiments.bench import tables
 from experiments.bench.cells import train
@@ -77,9 +78,10 @@ def main(arguments: list[str] | None = None) -> None:
                 raise SystemExit(code)
             commits[run.name] = read_experiment(run)["made"]["commit"]
             policy, world = resolve(str(run))
-            scores[kind].append(_asked(evaluate_tasks(policy, world, chosen.scored), chosen.tasks))
+            world = asked(world, chosen.tasks)
+            scores[kind].append(evaluate_tasks(policy, world, chosen.scored))
             columns[f"{kind} {seed}"] = scores[kind][-1]
-    random = _asked(baselines(policy, world, chosen.scored)["random actions"], chosen.tasks)
+    random = baselines(policy, world, chosen.scored)["random actions"]
     print(table(columns | {"random actions": random}))
     metrics: dict[str, Any] = {
         kind: {"returns": tables.pooled(rows), "data": data[kind]} for kind, rows in scores.items()
@@ -100,6 +102,16 @@ def collections(chosen: Arguments, skills: Path, seed: int, env: Env) -> dict[st
     curious = dataclasses.replace(COLLECT[f"{chosen.world}-{CURIOUS}"], episodes=chosen.episodes, seed=seed)
     led = {"explorer": SKILLS, "policy": str(skills), "latent_hold": curious.decisions, "hold": env.spec.hold}
     return {SKILLS: dataclasses.replace(curious, **led), CURIOUS: curious}
+
+
+def asked(env: Env, tasks: Sequence[str]) -> Env:
+    """The world with these tasks alone: others may ask for what no data have shown. Raises InputError for unknown."""
+    for name in tasks:
+        if name not in env.tasks:
+            raise InputError(f"tasks: world '{env.spec.name}' has no task '{name}'; {nearest(name, env.tasks)}")
+    few = copy.copy(env)
+    few.tasks = {name: env.tasks[name] for name in tasks}
+    return few
 
 
 def described(folder: Path, skilled: Policy, env: Env) -> dict[str, float]:
@@ -123,10 +135,6 @@ def _broken(env: Env, physics: np.ndarray) -> float:
     """The share of decisions that end with a limit overstepped."""
     _, quantities = env.observe(physics[1:].astype(np.float64))
     return float((env.tasks["safety"](None, None, quantities) < 0).mean())
-
-
-def _asked(scores: Mapping[str, Scores], tasks: Sequence[str]) -> dict[str, Scores]:
-    return {task: scores[task] for task in tasks}
 
 
 if __name__ == "__main__":
