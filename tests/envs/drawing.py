@@ -40,6 +40,7 @@ def numbers() -> dict:
         "setting": setting(seen, 64),
         "red_at_the_table": red_at_the_table(),
         "floors": floors(),
+        "hand": hand(),
     }
 
 
@@ -70,6 +71,15 @@ def floors() -> list[list[float]]:
     physics = np.tile(maze.reset(jax.random.key(0), 1).physics, (2, 1))
     physics[:, 1:3] = [[0.0, 0.0], [20.0, 20.0]]
     return frames(maze, physics, 64).mean((1, 2)).tolist()
+
+
+def hand() -> list[int]:
+    """Of Meta-World's arm: red pixels above and below, and pixels that differ between two starts."""
+    env = envs.make("metaworld_reach", threads=1)
+    ts = env.reset(jax.random.key(0), 2)
+    one, other = frames(env, ts.physics, 64).astype(int)
+    red = (one[..., 0] > 100) & (one[..., 1:] < 60).all(-1)
+    return [int(red[:40].sum()), int(red[40:].sum()), int((np.abs(one - other).max(-1) > 30).sum())]
 
 
 if __name__ == "__main__":

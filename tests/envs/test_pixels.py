@@ -47,6 +47,9 @@ def test_images_are_right_and_stay_so_when_worlds_and_sizes_take_turns():
     assert nothing == 0  # no mark of a goal, which the physics vector does not know
     near, far = np.array(seen["floors"])
     assert np.abs(far - near)[:2].min() > 30  # red and green of the floor tell where the ant is
+    above, below, changed = seen["hand"]
+    assert above > 2 * below
+    assert 0 < changed < 60  # the goal and the puck
     assert {"size": 64, "shadows": False, "reflections": False, "multisampling": 0}.items() <= seen["setting"].items()
 
 

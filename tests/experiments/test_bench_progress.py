@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from embodied.types import InputError
+from envs.controlled import ControlledEnv
 from experiments.bench import progress
 from experiments.bench.episodes import FRAME, Episodes, backwards, play, rows
 
@@ -84,6 +85,10 @@ def test_encoder_that_sees_the_walk_passes_and_one_that_sees_noise_does_not():
 
 
 def test_whole_bench_writes_a_table_with_intervals_and_curves(tmp_path, monkeypatch, capsys):
+    def drawn(self, physics, camera, size):
+        return np.full((size, size, 3), 200 * abs(physics[1]) % 255, np.uint8)
+
+    monkeypatch.setattr(ControlledEnv, "render", drawn)
     monkeypatch.setattr(progress, "SMALL", {name: config.tiny() for name, config in progress.SMALL.items()})
     progress.main([*FEW, *LITTLE, "--out", str(tmp_path / "progress.json")])
     metrics = json.loads((tmp_path / "progress.json").read_text())["metrics"]
