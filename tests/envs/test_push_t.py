@@ -96,7 +96,7 @@ def test_nothing_leaves_the_table_however_hard_it_is_pushed(table):
                 x, y = np.array(middle) + np.array(half) * sign
                 c, s = ts.quantities["block_cosine"], ts.quantities["block_sine"]
                 corners.append(ts.quantities["block_position"] + np.stack([c * x - s * y, s * x + c * y], 1))
-        assert np.abs(corners).max() < 0.205  # walls are a little soft
+        assert np.abs(corners).max() < 0.21  # walls are a little soft
         assert np.abs(ts.quantities["pusher_position"]).max() < LIMIT + 0.002
     assert np.abs(corners).max() > 0.195  # some were pushed to the wall
     back = push(table, at(table, (0.0, 0.18), (0.0, 0.1, 0.0)), (0.0, 0.0), 1)

@@ -125,6 +125,7 @@ def test_pixel_presets_name_worlds_that_can_be_seen():
         "walker",
         "cheetah",
         "quadruped",
+        "push_t",
         *ogbench_agents.WORLDS,
     }
     for name in named:
