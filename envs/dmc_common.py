@@ -1,6 +1,8 @@
 """What bodies of the DeepMind Control Suite share: start states, readings and quantities of their joints."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -111,7 +113,7 @@ def lowest_free_pose(model: mujoco.MjModel) -> Start:
     return start
 
 
-def of_sensors(names: Sequence[str]) -> tuple[str, ...]:
+def of_sensors(names: Iterable[str]) -> tuple[str, ...]:
     """The readings of sensors."""
     return tuple(f"sensor/{name}" for name in names)
 
@@ -167,6 +169,11 @@ def planar(reading: Reading) -> dict:
     return {**torso(reading), **motion, **joints(reading)}
 
 
+def turning(rate: Any) -> dict:
+    """Angular velocities about the torso's axes, of what a gyro says [..., 3]."""
+    return {f"torso_{turn}_rate": rate[..., i] for i, turn in enumerate(("roll", "pitch", "yaw"))}
+
+
 def heights(reading: Reading, bodies: Sequence[str]) -> dict:
     """How high bodies are that have sensors of their position."""
     return {f"{body}_height": reading.sensor(f"{body}_position")[..., 2] for body in bodies}
@@ -182,3 +189,10 @@ def sensors_of(model: mujoco.MjModel, kinds: Sequence[str]) -> list[str]:
     """Names of the sensors of these types, in the model's order (dm_control's order of readings)."""
     types = [int(getattr(mujoco.mjtSensor, f"mjSENS_{kind}")) for kind in kinds]
     return [model.sensor(index).name for index in np.flatnonzero(np.isin(model.sensor_type, types))]
+
+
+def replaced(pattern: str, text: str, xml: str) -> str:
+    """The text of a model with another text in place of the one part that looks like the pattern."""
+    changed, count = re.subn(pattern, text, xml)
+    assert count == 1, pattern
+    return changed

@@ -1,8 +1,9 @@
-"""Cart-pole, reacher, ball in cup and finger of the DeepMind Control Suite: what is fixed to the world.
+"""Cart-pole, reacher and ball in cup of the DeepMind Control Suite: what is fixed to the world.
 
 Models, timing, start states, observations and tasks are dm_control's own:
     cartpole     swingup, swingup_sparse; balance, balance_sparse, whose episodes begin with the pole upright
     reacher      easy, hard: bring the tip of an arm to a target, within 6 cm or 2.5 cm
+    ball_in_cup  catch: swing a ball on a string into the cup that it hangs from
 
 The target of an episode is part of its state: a body that nothing moves and nothing touches, on joints of its own. Of
 the reacher's two balls at the target, one in the other, the larger is that of `easy`, the smaller that of `hard`.
@@ -10,15 +11,25 @@ Model: Tassa et al. 2018, "DeepMind Control Suite", arXiv:1801.00690.
 """
 
 import dataclasses
-import re
 
 import numpy as np
-from dm_control.suite import cartpole, reacher
+from dm_control.suite import ball_in_cup, cartpole, reacher
 
 from embodied.deploy.contract import Term
 from embodied.types import Env, InputError, Quantity, nearest
 from envs.compiled import compile_model
-from envs.dmc_common import AXIS, HEIGHT, JOINT, JOINT_RATE, VELOCITY, anyhow, declare_control
+from envs.dmc_common import (
+    AXIS,
+    HEIGHT,
+    JOINT,
+    JOINT_RATE,
+    VELOCITY,
+    anyhow,
+    declare_control,
+    of_joints,
+    replaced,
+    without_contact,
+)
 from envs.dmc_rewards import REWARDS
 from envs.forms import build
 from envs.model import Reading, WorldModel
@@ -33,6 +44,14 @@ REACHER_TARGET = """
 </body>
 """
 NEAREST, FURTHEST = 0.05, 0.2  # m from the reacher's shoulder to its target
+CUP = 0.05  # m from the cup's rim down to the middle of what is in it
+
+ARM = {
+    "shoulder_angle": Quantity((), "rad", "angle of the shoulder"),
+    "shoulder_velocity": Quantity((), "rad/s", "angular velocity of the shoulder"),
+    "wrist_angle": Quantity((), "rad", "angle of the wrist; 0 where the arm is straight"),
+    "wrist_velocity": Quantity((), "rad/s", "angular velocity of the wrist"),
+}
 
 
 def make(
@@ -45,7 +64,7 @@ def make(
     randomise: str | Randomisation = "none",
 ) -> Env:
     """The world `name`. Episodes start as most of its tasks do (`start` "suite"), or as the task of that name does."""
-    world = {"cartpole": _cartpole, "reacher": _reacher}[name](name, hold)
+    world = {"cartpole": _cartpole, "reacher": _reacher, "ball_in_cup": _ball_in_cup}[name](name, hold)
     if start != "suite":
         if start not in world.task_starts:
             known = nearest(start, ("suite", *world.task_starts))
@@ -56,7 +75,7 @@ def make(
 
 def _cartpole(name: str, hold: int) -> WorldModel:
     xml, assets = cartpole.get_model_and_assets()
-    xml = _replaced('energy="enable"', "", xml.decode())  # nothing reads it, and MJX cannot compute it
+    xml = replaced('energy="enable"', "", xml.decode())  # nothing reads it, and MJX cannot compute it
     source = compile_model(xml, assets, {"pole_1": ("z_axis",)})
     upright = ("sensor/pole_1_z_axis[2]", "sensor/pole_1_z_axis[0]")
 
@@ -106,12 +125,10 @@ def _cartpole(name: str, hold: int) -> WorldModel:
 
 def _reacher(name: str, hold: int) -> WorldModel:
     xml, assets = reacher.get_model_and_assets()
-    xml = _replaced(r'<geom name="target".*?/>', REACHER_TARGET, xml.decode())
+    xml = replaced(r'<geom name="target".*?/>', REACHER_TARGET, xml.decode())
     source = compile_model(xml, assets, {"finger": ("position", "position_in_target"), "target": ("position",)})
     apart = ("sensor/finger_position_in_target[0]", "sensor/finger_position_in_target[1]")
-    angles, rates = (
-        tuple(f"joint_{kind}/{part}" for part in ("shoulder", "wrist")) for kind in ("position", "velocity")
-    )
+    angles, rates = (of_joints(source.model, f"joint_{kind}")[:2] for kind in ("position", "velocity"))
     pose = anyhow(source.model)
 
     def start(generator: np.random.Generator, count: int) -> np.ndarray:
@@ -155,16 +172,46 @@ def _reacher(name: str, hold: int) -> WorldModel:
     )
 
 
-ARM = {
-    "shoulder_angle": Quantity((), "rad", "angle of the shoulder"),
-    "shoulder_velocity": Quantity((), "rad/s", "angular velocity of the shoulder"),
-    "wrist_angle": Quantity((), "rad", "angle of the wrist; 0 where the arm is straight"),
-    "wrist_velocity": Quantity((), "rad/s", "angular velocity of the wrist"),
-}
+def _ball_in_cup(name: str, hold: int) -> WorldModel:
+    xml, assets = ball_in_cup.get_model_and_assets()
+    source = compile_model(xml.decode(), assets, {"cup": ("position",), "ball": ("position",)})
+    model = source.model
+    positions, velocities = (of_joints(model, f"joint_{kind}") for kind in ("position", "velocity"))
 
+    def start(generator: np.random.Generator, count: int) -> np.ndarray:
+        return generator.uniform([0, 0, -0.2, 0.2], [0, 0, 0.2, 0.5], (count, 4))
 
-def _replaced(pattern: str, text: str, xml: str) -> str:
-    """The text of a model with another text in place of the one part that looks like the pattern."""
-    changed, count = re.subn(pattern, text, xml)
-    assert count == 1, pattern
-    return changed
+    def measure(reading: Reading) -> dict:
+        cup, ball = reading.sensor("cup_position"), reading.sensor("ball_position")
+        return {
+            "cup_position": cup[..., ::2],
+            "cup_velocity": reading.qvel[..., :2],
+            "ball_position": ball[..., ::2],
+            "ball_velocity": reading.qvel[..., 2:],
+            "ball_offset_x": ball[..., 0] - cup[..., 0],
+            "ball_offset_z": ball[..., 2] - cup[..., 2] + CUP,
+            "control": reading.control,
+        }
+
+    return WorldModel(
+        name=name,
+        source=source,
+        control_dt=0.02,
+        hold=hold,
+        quantities={
+            "cup_position": Quantity((2,), "m", "position (x, z) of the middle of the cup's rim"),
+            "cup_velocity": Quantity((2,), "m/s", "velocity (x, z) of the cup"),
+            "ball_position": Quantity((2,), "m", "position (x, z) of the ball's centre"),
+            "ball_velocity": Quantity((2,), "m/s", "velocity (x, z) of the ball"),
+            "ball_offset_x": Quantity((), "m", "x from the middle of the cup to the ball; 0 in the cup"),
+            "ball_offset_z": Quantity((), "m", "the same in z; 0 in the cup"),
+            "control": declare_control(model),
+        },
+        rewards=REWARDS[name],
+        observation=(
+            Term("position", positions, "m", "world", noise=(0.005,), estimated=True),
+            Term("velocity", velocities, "m/s", "world", noise=(VELOCITY,), estimated=True),
+        ),
+        measure=measure,
+        start=without_contact(model, start),
+    )

@@ -1,4 +1,4 @@
-"""`embodied collect`: reward-free data from noise, a curious explorer or a scripted arm, into the native store."""
+"""`embodied collect`: reward-free data from noise, an explorer or a scripted arm, into the native store."""
 
 import concurrent.futures
 import dataclasses
@@ -22,7 +22,7 @@ from embodied.policy import Policy
 from embodied.rollout import Trajectory, agent_behaviour, rollout
 from embodied.train import fetch, init_run, make_chunk
 from embodied.types import Env, Goal, InputError, Prior, Spec
-from envs import metaworld_expert, ogbench_play
+from envs import metaworld_expert, ogbench_play, push_t_play
 from envs.host import usable_cores
 from envs.pixels import frames, setting
 from experiments.experiment import PROMPTED, Collect
@@ -42,6 +42,8 @@ def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None =
     env = worlds[0]
     if config.pixels:
         make_env(config.world, config.hold, pixels=config.pixels).reset(jax.random.key(0), 1)  # refused before the work
+    if config.explorer == "pushes" and config.world != push_t_play.WORLD:
+        raise InputError(f"collect: explorer 'pushes' needs world '{push_t_play.WORLD}', got '{config.world}'")
     if config.explorer in ogbench_play.STYLES:
         batches = _scripted(config)
     elif config.explorer == "expert":
@@ -52,7 +54,7 @@ def run(config: Collect, out: Path, quiet: bool = False, policy: Policy | None =
             assert policy is not None
             rollouts = _prompted(config, worlds, policy)
         else:
-            rollouts = (_noise if config.explorer == "noise" else _rnd)(config, worlds)
+            rollouts = (_rnd if config.explorer == "rnd" else _noise)(config, worlds)
         batches = map(collect.episodes, rollouts)
     options = world_options(env, config.randomise)
     metadata = {"world": config.world, "options": options, "collector": dataclasses.asdict(config)}
@@ -90,15 +92,18 @@ def with_frames(env: Env, episodes: Iterable[Mapping[str, np.ndarray]], size: in
 
 
 def _noise(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:
-    behave = collect.coloured_noise(config.correlation, config.scale)
+    """Noise, on its own or on a pusher that heads for the block."""
+    if config.explorer == "pushes":
+        behave = push_t_play.pushes(config.correlation, config.scale)
+        quiet = push_t_play.carry(config.worlds)
+    else:
+        behave = collect.coloured_noise(config.correlation, config.scale)
+        quiet = collect.noise_carry(worlds[0].spec.action, config.worlds)
     root = jax.random.key(config.seed)
     for i in range(config.episodes // config.worlds):
         key_reset, key_roll = jax.random.split(jax.random.fold_in(root, i))
         env = worlds[i % len(worlds)]
-        start = env.reset(key_reset, config.worlds)
-        yield rollout(
-            env, behave, start, collect.noise_carry(env.spec.action, config.worlds), config.decisions, key_roll
-        )
+        yield rollout(env, behave, env.reset(key_reset, config.worlds), quiet, config.decisions, key_roll)
 
 
 def _rnd(config: Collect, worlds: Sequence[Env]) -> Iterator[Trajectory]:

@@ -10,7 +10,7 @@ from embodied.types import InputError
 from envs.randomise import LEVELS
 
 AgentConfig = TypeVar("AgentConfig")  # the Config of one of the agents
-EXPLORERS = ("noise", "rnd", "goals", "skills", "play", "noisy", "expert")
+EXPLORERS = ("noise", "rnd", "goals", "skills", "play", "noisy", "expert", "pushes")
 PROMPTED = ("goals", "skills")  # explorers that are policies
 COLLECT_RANGES = {
     "[0, inf)": ("pixels",),
@@ -81,7 +81,8 @@ class Collect:
     world: str
     # "noise" (Ornstein-Uhlenbeck actions), "rnd" (random network distillation), a policy from one goal to the next
     # ("goals") or one latent of its prior to the next ("skills"), a scripted arm at OGBench's tables: "play" (it
-    # plans, with correlated noise) or "noisy" (it answers states, with white noise), or Meta-World's ("expert")
+    # plans, with correlated noise) or "noisy" (it answers states, with white noise), or Meta-World's ("expert"), or a
+    # pusher that heads for the block in the world push_t, with correlated noise ("pushes")
     explorer: str = "noise"
     episodes: int = 100
     decisions: int = 500  # per episode; of an expert, the most that it may take

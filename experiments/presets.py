@@ -195,7 +195,13 @@ COLLECT: dict[str, Collect] = {
     "quadruped-rnd": dataclasses.replace(_RND, world="quadruped"),
     "tabletop_push-rnd": dataclasses.replace(_RND, world="tabletop_push", starts=(), hold=None),
     "robot_dog-rnd": dataclasses.replace(_RND, world="robot_dog", starts=("stand", "anyhow"), hold=None),
+    "push_t-pushes": Collect("push_t", "pushes", 3000, 50, 50, scale=0.5),
 }
+for _world in ("hopper", "humanoid"):
+    COLLECT[f"{_world}-rnd"] = dataclasses.replace(_RND, world=_world)
+for _world in ("reacher", "ball_in_cup", "finger_spin", "finger_turn_easy", "finger_turn_hard"):
+    COLLECT[f"{_world}-rnd"] = dataclasses.replace(_RND, world=_world, starts=())
+COLLECT["cartpole-rnd"] = dataclasses.replace(_RND, world="cartpole", starts=("suite", "balance"))
 for _world in ("cube_single", "cube_double", "scene", "puzzle_3x3"):
     for _style in ("play", "noisy"):
         COLLECT[f"{_world}-{_style}"] = Collect(_world, _style, episodes=1000, decisions=1000, worlds=10)
@@ -206,3 +212,4 @@ for _name in [name for name in COLLECT if not name.endswith("-goals")]:
 for _task in TASKS:
     _world = f"metaworld_{_task}"
     COLLECT[f"{_world}-expert"] = Collect(_world, "expert", episodes=50, decisions=500, worlds=10)
+COLLECT["push_t-pixels-pushes"] = dataclasses.replace(COLLECT["push_t-pushes"], pixels=64)

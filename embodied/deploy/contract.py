@@ -16,7 +16,7 @@ from .files import from_json, read_json
 
 FORMAT = 1
 LAST_ACTION = "last_action"  # the source of a term that is no reading
-Function = Literal["identity", "arcsinh", "projected_gravity"]
+Function = Literal["identity", "arcsinh", "log1p", "projected_gravity"]
 
 
 @dataclasses.dataclass(frozen=True)

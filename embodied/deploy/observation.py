@@ -13,6 +13,8 @@ def apply(function: Function, values: Any, numpy: ModuleType = np) -> Any:
     """A term's function of its readings [..., S] -> [..., W]; `numpy` may be jax.numpy."""
     if function == "arcsinh":
         return numpy.arcsinh(values)
+    if function == "log1p":
+        return numpy.log1p(values)
     if function == "projected_gravity":
         return projected_gravity(values, numpy)
     return values

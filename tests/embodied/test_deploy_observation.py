@@ -62,6 +62,11 @@ def test_reset_forgets_all_frames():
     assert assembler.observe(second, np.zeros(2)).tolist() == [2, 0]
 
 
+def test_functions_squeeze_what_has_a_wide_range():
+    terms = [Term("a", ("sensor/a",), function="arcsinh"), Term("b", ("sensor/b",), function="log1p")]
+    np.testing.assert_allclose(run(with_terms(*terms), [(np.sinh(2.0), np.e - 1)]), [[2, 1]], rtol=1e-6)
+
+
 def test_projected_gravity_of_known_turns():
     half = np.sqrt(0.5)
     upright, on_its_left, nose_down = [1, 0, 0, 0], [half, -half, 0, 0], [half, 0, half, 0]

@@ -16,9 +16,22 @@ CASES = {
     "quadruped": ("walk", "run"),
     "cartpole": ("swingup", "swingup_sparse", "balance", "balance_sparse"),
     "reacher": ("easy", "hard"),
+    "ball_in_cup": ("catch",),
+    "finger_spin": ("spin",),
+    "finger_turn_easy": ("turn_easy",),
+    "finger_turn_hard": ("turn_hard",),
+    "hopper": ("stand", "hop"),
+    "humanoid": ("stand", "walk", "run"),
 }
-LEGGED = ("walker", "cheetah", "quadruped")
-SPREAD = {"cartpole": np.array([0.4, 4.0]), "reacher": np.array([3.0, 2.5, 0.15, 0.15])}  # of joints, rad and m
+LEGGED = ("walker", "cheetah", "quadruped", "hopper", "humanoid")
+# Where states lie that tell good from bad: half widths (m, rad) of positions around MIDDLE or the drawn pose; rad/s.
+SPREAD = {
+    "cartpole": np.array([0.4, 4.0]),
+    "reacher": np.array([3.0, 2.5, 0.15, 0.15]),
+    "ball_in_cup": np.array([0.03, 0.03, 0.04, 0.04]),
+}
+MIDDLE = {"ball_in_cup": np.array([0.0, 0.0, 0.0, 0.35])}
+SPEED = {"finger_spin": 15.0}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -27,32 +40,44 @@ def readings(request):
     name = request.param
     env = envs.make(name, threads=1)
     generator = np.random.default_rng(7)
-    originals = {task: suite.load(name, task) for task in CASES[name]}
+    originals = {task: original(name, task) for task in CASES[name]}
     physics = np.zeros((STATES, env.spec.physics))
     observations, rewards = [], {task: [] for task in originals}
     for row in physics:
-        for task, original in originals.items():
-            place(original, env.world, row, generator if task == CASES[name][0] else None)
-            rewards[task].append(original.task.get_reward(original.physics))
-        observation = original.task.get_observation(original.physics)
+        for task, theirs in originals.items():
+            place(theirs, env.world, row, generator if task == CASES[name][0] else None)
+            rewards[task].append(theirs.task.get_reward(theirs.physics))
+        observation = theirs.task.get_observation(theirs.physics)
         observations.append(np.concatenate([np.ravel(part) for part in observation.values()]))
     return env, physics, np.array(observations), rewards
 
 
-def place(original, world, row, generator):
+def original(name, task):
+    """dm_control's environment at the start of an episode, at which a task sets what its model needs."""
+    environment = suite.load("finger" if name.startswith("finger") else name, task)
+    environment.reset()
+    return environment
+
+
+def place(theirs, world, row, generator):
     """Puts dm_control's physics into the state `row`, drawn first where a generator is given."""
-    physics = original.physics
+    physics = theirs.physics
     data, nq, nv = physics.data, physics.model.nq, physics.model.nv
     if generator is not None:
-        pose = world.model.qpos0 + generator.uniform(-1, 1, world.model.nq) * SPREAD.get(world.name, 0.5)
+        spread = generator.uniform(-1, 1, world.model.nq) * SPREAD.get(world.name, 0.5)
+        pose = MIDDLE.get(world.name, world.model.qpos0) + spread
         mujoco.mj_normalizeQuat(physics.model.ptr, pose[:nq])
         row[world.qpos] = pose
-        row[world.qvel][:nv] = generator.normal(size=nv) * 3
+        row[world.qvel][:nv] = generator.normal(size=nv) * SPEED.get(world.name, 3.0)
         row[world.act] = generator.uniform(-1, 1, physics.model.na)
         row[world.ctrl] = generator.uniform(-0.8, 0.8, physics.model.nu)
-    if world.name == "reacher":  # behind dm_control's own joints are those of the target, whose size the task sets
-        original.task.initialize_episode(physics)
+    # Behind dm_control's own joints are those of the target.
+    if world.name == "reacher":
         physics.named.model.geom_pos["target", :2] = row[world.qpos][nq:]
+    elif world.name.startswith("finger_turn"):
+        angle = row[world.qpos][nq]
+        place = [0.2 + 0.13 * np.sin(angle), 0.4 + 0.13 * np.cos(angle)]
+        physics.named.model.site_pos["target", ["x", "z"]] = place
     data.qpos[:], data.qvel[:], data.ctrl[:] = row[world.qpos][:nq], row[world.qvel][:nv], row[world.ctrl]
     if physics.model.na:
         data.act[:] = row[world.act]
@@ -78,20 +103,19 @@ def test_rewards_equal_those_of_dm_control(readings):
 @pytest.mark.parametrize("name", CASES)
 def test_timing_and_actuation_equal_those_of_dm_control(name):
     env = envs.make(name, threads=1)
-    original = suite.load(name, CASES[name][0])
-    original.reset()
+    theirs = original(name, CASES[name][0])
     action = np.linspace(-0.7, 0.7, env.spec.action)
-    low, high = original.physics.model.actuator_ctrlrange.T
+    low, high = theirs.physics.model.actuator_ctrlrange.T
     start = np.zeros(env.spec.physics)
-    data, nq, nv = original.physics.data, original.physics.model.nq, original.physics.model.nv
+    data, nq, nv = theirs.physics.data, theirs.physics.model.nq, theirs.physics.model.nv
     start[env.world.qpos][:nq], start[env.world.qvel][:nv], start[env.world.act] = data.qpos, data.qvel, data.act
     ts = env.reset_to(start[None])
     for _ in range(3):
-        original.step(low + (action + 1) / 2 * (high - low))
+        theirs.step(low + (action + 1) / 2 * (high - low))
         ts = env.step(ts, action[None])
-    assert original.control_timestep() == pytest.approx(env.spec.control_dt)
-    np.testing.assert_allclose(ts.physics[0, env.world.qpos][:nq], original.physics.data.qpos, atol=1e-4)
-    assert env.spec.episode_length * env.spec.control_dt == pytest.approx(original._step_limit * env.spec.control_dt)
+    assert theirs.control_timestep() == pytest.approx(env.spec.control_dt)
+    np.testing.assert_allclose(ts.physics[0, env.world.qpos][:nq], theirs.physics.data.qpos, atol=1e-4)
+    assert env.spec.episode_length * env.spec.control_dt == pytest.approx(theirs._step_limit * env.spec.control_dt)
     np.testing.assert_allclose(ts.quantities["control"][0], action, atol=1e-12)
 
 

@@ -1,6 +1,7 @@
 """What is fixed to the world: where episodes begin, what stays where it is, and what tasks pay for."""
 
 import jax
+import mujoco
 import numpy as np
 import pytest
 
@@ -69,3 +70,44 @@ def test_target_of_the_reacher_is_drawn_for_each_episode_and_stays_where_it_is()
     near = {"target_distance": np.array([0.02, 0.05, 0.07])}
     assert env.tasks["easy"](near, None, near).tolist() == [1, 1, 0]
     assert env.tasks["hard"](near, None, near).tolist() == [1, 0, 0]
+
+
+@pytest.mark.parametrize(("name", "radius"), [("finger_turn_easy", 0.07), ("finger_turn_hard", 0.03)])
+def test_target_of_the_finger_is_somewhere_on_the_circle_of_the_tip(name, radius):
+    env = envs.make(name, threads=1)
+    ts = env.reset(KEY, 200)
+    target = ts.quantities["target_position"]
+    np.testing.assert_allclose(np.linalg.norm(target, axis=1), 0.13, atol=1e-9)
+    np.testing.assert_allclose(target.mean(0), 0, atol=0.03)
+    apart = np.linalg.norm(target - ts.quantities["tip_position"], axis=1)
+    np.testing.assert_allclose(ts.quantities["target_distance"], apart, atol=1e-9)
+    np.testing.assert_allclose(ts.obs["state"][:, -1], apart - radius, atol=1e-6)
+    for seed in range(20):
+        ts = env.step(ts, np.random.default_rng(seed).uniform(-1, 1, (200, 2)))
+    np.testing.assert_allclose(ts.quantities["target_position"], target, atol=1e-12)
+    assert np.ptp(ts.quantities["top_force"]) > 0.1
+
+
+def test_finger_that_spins_has_no_target_and_less_damping():
+    spin, turn = (envs.make(name, threads=1) for name in ("finger_spin", "finger_turn_easy"))
+    assert not {"target_position", "target_distance"} & set(spin.spec.quantities)
+    damping = [env.world.model.joint("hinge").damping[0] for env in (spin, turn)]
+    np.testing.assert_allclose(damping, [0.03, 0.5])
+    sites = [spin.world.model.site(name).rgba[3] for name in ("tip", "target")]
+    assert sites == [0, 0]
+    fast = {"spinner_velocity": np.array([-14.9, -15.0, 20.0])}
+    assert spin.tasks["spin"](fast, None, fast).tolist() == [0, 1, 0]
+
+
+def test_episodes_of_ball_and_finger_begin_where_nothing_touches():
+    for name in ("ball_in_cup", "finger_spin"):
+        env = envs.make(name, threads=1)
+        data = mujoco.MjData(env.world.model)
+        for pose in env.world.start(np.random.default_rng(0), 100):
+            data.qpos[:] = pose
+            mujoco.mj_fwdPosition(env.world.model, data)
+            assert data.ncon == 0
+    offset = envs.make("ball_in_cup", threads=1).reset(KEY, 500).quantities
+    assert 0.19 < np.abs(offset["ball_position"][:, 0]).max() <= 0.2
+    assert 0.4 <= offset["ball_position"][:, 1].min() < offset["ball_position"][:, 1].max() <= 0.7
+    np.testing.assert_allclose(offset["ball_offset_z"], offset["ball_position"][:, 1] - 0.55, atol=1e-12)

@@ -42,6 +42,14 @@ def test_policies_and_baselines_are_judged_on_every_episode_of_a_task(world, pol
     assert len(columns["random latent"]["here"].success) == len(columns["random latent"]["here"].returns)
 
 
+def test_task_with_starts_of_its_own_and_no_goal_has_its_return_alone(world, policy, capsys):
+    world.trials = {name: trial._replace(met=None) for name, trial in world.trials.items()}
+    scores = evaluate.run(policy, world, 4, "plain", None)
+    assert scores["fb"]["here"]["mean"] >= 100
+    assert "success" not in scores["fb"]["here"]
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"maximum {world.spec.episode_length}")
+
+
 def test_table_and_page_show_the_rate_with_its_interval_and_returns_as_before():
     returns = np.array([1.0, 2.0, 3.0])
     judged, plain = Scores(returns, np.array([True, True, False])), Scores(returns)
