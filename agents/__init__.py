@@ -22,6 +22,8 @@ AGENTS = {
     "planner": "agents.planner",
     "mrq": "agents.mrq",
     "tdmpc2": "agents.tdmpc2",
+    "jepa": "agents.jepa",
+    "gcbc": "agents.gcbc",
     "rnd": "agents.rnd",
 }
 

@@ -241,6 +241,20 @@ def asked(
     raise TypeError(f"{owner} takes {names} prompts, got {type(prompt).__name__}")
 
 
+def answered(
+    owner: str, read: Callable[[Obs], Float[Array, "N M"]], width: int, prompt: Prompt, key: RandomKey
+) -> Float[Array, "... D"]:
+    """The latent of a goal, those of a motion, or of a place drawn from N(0, I), where a place is what `read` sees."""
+    match prompt:
+        case Goal():
+            return latent_of(jnp.asarray(read(jax.tree.map(lambda leaf: leaf[None], prompt.obs))))[0]
+        case Motion():
+            return latent_of(jnp.asarray(read(prompt.obs)))
+        case Prior():
+            return latent_of(jax.random.normal(key, (1, width)))[0]
+    raise TypeError(f"{owner} takes Goal, Motion or Prior prompts, got {type(prompt).__name__}")
+
+
 def columns_of(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarray]:
     """The columns of the state that each named part has; all of them in one part where none is named.
 
@@ -250,5 +264,5 @@ def columns_of(owner: str, spec: Spec, moved: tuple[str, ...]) -> list[np.ndarra
         return [np.arange(spec.obs["state"][0])]
     for name in moved:
         if name not in spec.parts:
-            raise InputError(f"{owner}: moved: the state has no part '{name}'; {nearest(name, spec.parts)}")
+            raise InputError(f"{owner}: the state has no part '{name}'; {nearest(name, spec.parts)}")
     return [np.arange(*spec.parts[name]) for name in moved]

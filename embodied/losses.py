@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, Num
 
 from embodied.nets.encoders import project
@@ -32,6 +33,26 @@ def orthonormality_loss(features: Float[Array, "n d"]) -> Float[Array, ""]:
     norms = jnp.square(features).sum(-1)
     off_diagonal = jnp.square(features.T @ features).sum() - jnp.square(norms).sum()
     return off_diagonal / (2 * n * (n - 1)) - norms.mean()
+
+
+def gaussian_distance(
+    features: Float[Array, "n d"], key: Key[Array, ""], projections: int, knots: int
+) -> Float[Array, ""]:
+    """How far features are from N(0, I), seen along random directions u; 1.06 / n for n draws of it, 0.41 for a point.
+
+    mean_u 2 int_0^3 |mean_i exp(i t u . x_i) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt, by trapezia between the knots: the
+    distance of Epps and Pulley (1983) on random projections, SIGReg (Balestriero and LeCun, arXiv 2511.08544).
+    """
+    direction = jax.random.normal(key, (features.shape[1], projections))
+    along = features @ (direction / jnp.linalg.norm(direction, axis=0, keepdims=True))
+    # NumPy, so that these are constants wherever the function is traced.
+    t, step = np.linspace(0.0, 3.0, knots, dtype=np.float32, retstep=True)
+    normal = np.exp(-np.square(t) / 2)
+    weight = 2 * step * normal
+    weight[[0, -1]] /= 2
+    phase = along[:, :, None] * t[None, None]
+    error = jnp.square(jnp.cos(phase).mean(0) - normal[None]) + jnp.square(jnp.sin(phase).mean(0))
+    return (error @ weight).mean()
 
 
 def forward_backward_loss(

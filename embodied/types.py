@@ -274,6 +274,9 @@ class Agent(NamedTuple):
     # (params, obs) -> [E, D]: each observation as the agent's representation has it; None without one
     features: Callable[[Params, Obs], Array] | None = None
     tolerance: float = 1e-5  # of actions without a key, between runtimes; more for an agent that searches for them
+    # (params, obs, actions [E, T, A]) -> [E, T // k, D]: features foreseen every k decisions, the model's own k; None
+    # without a model of what actions lead to
+    imagine: Callable[[Params, Obs, Array], Array] | None = None
 
 
 class Source(NamedTuple):

@@ -7,7 +7,7 @@ from agents import byol, byol_gamma, fb, hilp, icvf, laplacian, onestep_fb, rldp
 from embodied.sight import Image
 from embodied.train import TrainConfig
 from envs.metaworld_tasks import TASKS
-from experiments import ogbench_agents, skill_agents, task_agents
+from experiments import ogbench_agents, planning_agents, skill_agents, task_agents
 from experiments.experiment import Collect, Experiment, Online
 
 _MAZE_TD_JEPA = td_jepa.Config(
@@ -184,7 +184,7 @@ for _name, _ringed in (("multi_critic_sac", skill_agents.REPLAYED), ("planner", 
         PRESETS[f"{_world}-{_name}-small"] = Experiment(
             _world, _replayed, TrainConfig(_updates, 256, _chunk), online=Online(_worlds, _decisions)
         )
-PRESETS |= task_agents.presets()
+PRESETS |= task_agents.presets() | planning_agents.presets()
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),

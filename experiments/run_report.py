@@ -12,7 +12,7 @@ from embodied.policy import Policy
 from embodied.rollout import Trajectory
 from embodied.types import Env, Goal, InputError, Reward
 from envs.render import NO_RENDERER
-from experiments import figures, report, skill_report, video
+from experiments import figures, imagination, report, skill_report, video
 from experiments.evaluate import act_tasks, baselines, task_features
 from experiments.report import Block, Facts, Figure, Section, Video
 from experiments.skills import is_skilled
@@ -23,7 +23,7 @@ ZERO_SHOT = (
     "the policy then acts without further training."
 )
 ONE_TASK = "The policy was trained for one task; the others show what it does there all the same."
-GOALS = "Skills know no tasks: for each, the policy goes to the stored state that its reward pays most."
+GOALS = "Goals are its only prompts: for each task, the policy goes to the stored state that its reward pays most."
 SHOWN_SECONDS = 10  # of each film
 PATHS = 8  # episodes drawn on a map
 
@@ -60,6 +60,7 @@ def write(
         skill_report.section(policy, env, metrics, out.parent)
         if skilled
         else motion(env, scores, trajectories, out.parent),
+        *([imagination.section(policy, env)] if policy.agent.imagine else []),
         Section("Learning curves", [Figure(figures.png(curves), chunks)]),
     ]
     features = task_features(policy)

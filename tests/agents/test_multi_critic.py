@@ -274,7 +274,7 @@ def test_bad_configurations_and_prompts_are_refused():
     ):
         with pytest.raises(InputError, match=f"multi_critic: {message}"):
             dataclasses.replace(Config(), **changes)
-    with pytest.raises(InputError, match="moved: the state has no part 'objet'; did you mean 'object'"):
+    with pytest.raises(InputError, match="the state has no part 'objet'; did you mean 'object'"):
         multi_critic.make(dataclasses.replace(Config().tiny(), moved=("objet",)), SPEC)
     agent = multi_critic.make(plain(), SPEC)
     with pytest.raises(TypeError, match="multi_critic takes Prior prompts, got Reward"):

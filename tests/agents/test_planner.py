@@ -155,7 +155,7 @@ def test_goals_and_motions_are_places_of_what_is_moved(learnt):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"moved": ("objct",)}, "planner: moved: the state has no part 'objct'; did you mean 'object'"),
+        ({"moved": ("objct",)}, "planner: the state has no part 'objct'; did you mean 'object'"),
         ({"random": 1.5}, r"planner: random must be in \[0, 1\], got 1.5"),
         ({"planning": Planning(horizon=0)}, r"planner: planning: horizon must be in \[1, inf\), got 0"),
     ],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from embodied import losses
+from embodied import losses, parallel
 from tests.agents.chains import mean_over_pairs
 
 
@@ -128,3 +128,41 @@ def test_spectrum_ratio_is_the_smallest_over_the_largest_covariance_eigenvalue()
     features = jnp.array([[3.0, 0.0], [0.0, 1.0], [-3.0, 0.0], [0.0, -1.0]])
     np.testing.assert_allclose(losses.spectrum_ratio(features), 1 / 9, rtol=1e-5)
     np.testing.assert_allclose(losses.spectrum_ratio(features.at[:, 1].set(0.0)), 0.0, atol=1e-7)
+
+
+def test_distance_to_a_gaussian_is_small_for_its_draws_and_large_for_what_collapsed_or_repeats(rng):
+    distance = lambda x: float(losses.gaussian_distance(jnp.asarray(x, jnp.float32), jax.random.key(0), 256, 17))  # noqa: E731
+    draws = rng.normal(size=(1000, 6))
+    few = np.mean([distance(draws[i : i + 50]) for i in range(0, 1000, 50)])
+    assert few == pytest.approx(1.06 / 50, rel=0.2)
+    assert distance(draws) < few / 10
+    # A point at 0: the integral of (1 - e^(-t^2 / 2))^2 e^(-t^2 / 2) = sqrt(2 pi) (1 - 2 / sqrt 2 + 1 / sqrt 3).
+    point = np.sqrt(2 * np.pi) * (1 - np.sqrt(2) + 1 / np.sqrt(3))
+    assert distance(np.zeros((50, 6))) == pytest.approx(point, rel=0.02)
+    repeated = np.repeat(draws[:, :1], 6, 1)
+    uniform = rng.uniform(-1, 1, (1000, 6))
+    shrunk, moved = 0.3 * draws, draws + 1.0
+    for wrong in (repeated, uniform, shrunk, moved):
+        assert distance(wrong) > 20 * distance(draws)
+
+
+def test_distance_to_a_gaussian_along_one_direction_is_the_integral_on_a_fine_grid(rng):
+    x = rng.uniform(-1, 2, (30, 1)).astype(np.float32)  # in one dimension every direction is this one or its opposite
+    t = np.linspace(-3, 3, 20_001)
+    error = np.abs(np.exp(1j * t * x).mean(0) - np.exp(-(t**2) / 2)) ** 2
+    expected = np.trapezoid(error * np.exp(-(t**2) / 2), t)
+    for knots, within in ((200, 1e-4), (17, 5e-3)):
+        found = losses.gaussian_distance(jnp.asarray(x), jax.random.key(1), 8, knots)
+        assert found == pytest.approx(expected, rel=within)
+
+
+def test_distance_to_a_gaussian_of_a_batch_shared_among_devices_is_that_of_the_whole(rng):
+    mesh = parallel.mesh(2, 8)
+    # Each half is a point, and both together are two: no mean of halves tells that.
+    halves = jnp.repeat(jnp.array([[-1.0, 0.5], [1.0, -0.5]]), 4, 0) + jnp.asarray(rng.normal(size=(8, 2)) * 0.1)
+    distance = lambda x, mesh: losses.gaussian_distance(parallel.split(x, mesh), jax.random.key(0), 16, 17)  # noqa: E731
+    whole = distance(halves, None)
+    shared, gradient = jax.jit(jax.value_and_grad(lambda x: distance(x, mesh)))(halves)
+    assert shared == pytest.approx(float(whole), rel=1e-5)
+    assert abs(float(distance(halves[:4], None)) - whole) > 0.02
+    np.testing.assert_allclose(gradient, jax.grad(lambda x: distance(x, None))(halves), atol=1e-6)

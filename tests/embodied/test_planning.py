@@ -9,6 +9,7 @@ import pytest
 
 from embodied.planning import Plan, Planning, drawn, imagined_return, plan, plan_on_host, refined, shifted
 from embodied.types import InputError
+from tests.embodied import toys
 
 HORIZON = 6
 PLANNING = Planning(horizon=HORIZON, samples=300, iterations=12, elites=30, spread=0.5, floor=0.005)
@@ -190,3 +191,28 @@ def test_many_searches_side_by_side_are_those_of_each_alone():
 def test_settings_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(PLANNING, **changes)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_the_same_planner_reaches_a_goal_in_copies_of_a_simulator_on_the_host_and_traced(traced):
+    env, goal = toys.Adder(jittable=traced), 2.7
+    numpy = jnp if traced else np
+
+    def score(physics, sequences):
+        copies = env.reset_to(numpy.repeat(physics, len(sequences), 0))
+        total = 0.0
+        for t in range(sequences.shape[1]):
+            copies = env.step(copies, sequences[:, t])
+            total = total - numpy.abs(copies.quantities["x"] - goal)
+        return total
+
+    config = Planning(horizon=3, samples=64, iterations=4, elites=8)
+    search = jax.jit(lambda physics, key: plan(config, lambda a: score(physics, a), jnp.zeros((3, 1)), key).actions)
+    ts = env.reset_to(numpy.zeros((1, 1), np.float32))
+    for decision in range(3):
+        if traced:
+            actions = search(ts.physics, jax.random.key(decision))
+        else:
+            actions = plan_on_host(config, lambda a, ts=ts: score(ts.physics, a), np.zeros((3, 1)), decision).actions
+        ts = env.step(ts, actions[:1])  # x grows by twice the action
+    assert abs(float(ts.quantities["x"][0]) - goal) < 0.1
