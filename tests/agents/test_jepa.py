@@ -18,9 +18,9 @@ CELLS = np.linspace(-1.2, 1.2, 13, dtype=np.float32)
 SPEC = Spec({"state": (13,)}, 1)  # a row of pixels
 STEP, ROWS, LENGTH = 0.15, 128, 4
 CONFIG = Config(
-    planning=Planning(horizon=4, samples=64, iterations=3, elites=8),
+    planning=Planning(horizon=3, samples=64, iterations=4, elites=8),
     block=2,
-    along=0.5,
+    along=1.0,
     latent=1,  # as many as there are ways to move, so that far is far in latents too
     hidden=32,
     layers=1,
