@@ -52,7 +52,7 @@ def _summed(reach: str, safety: str, skills: str) -> list[str]:
 
 # Weights of reach, safety and skills. In the tabletop advantages of skills spread a sixteenth as far as those of safety
 # do, once skills are known: "0.2 1 16" is what the multi-critic agent ends with.
-SUMS = ("1 1 1", "1 1 10", "0.2 1 16", "0.2 1 60", "0.2 0.3 60", "0.2 1 1000")
+SUMS = ("1 1 1", "1 1 10", "0.2 1 16", "0.2 1 60", "0.2 1 150", "0.2 0.3 60", "0.2 1 400", "0.2 1 1000")
 SUITES = {
     "tabletop": Suite(
         "tabletop_push-multi_critic-small",
