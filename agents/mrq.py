@@ -211,8 +211,11 @@ def make(config: Config, spec: Spec) -> Agent:
         anything = jax.random.uniform(key_action, mean.shape, minval=-1.0, maxval=1.0)
         return jnp.where(params["practised"] > 0, noisy, anything), carry
 
+    def features(params: Params, obs: Obs) -> Array:
+        return net.state.apply(params["state"], see(obs))
+
     needs = Needs(chain=config.unroll, channels=(config.task,), replay=True)
-    return Agent(init, update, prompt, lambda count: (), act, (Prior,), needs=needs)
+    return Agent(init, update, prompt, lambda count: (), act, (Prior,), needs=needs, features=features)
 
 
 def networks(config: Config, spec: Spec) -> Networks:

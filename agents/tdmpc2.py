@@ -314,8 +314,19 @@ def make(config: Config, spec: Spec) -> Agent:
 
         return jax.lax.cond(params["practised"] > 0, exploring, at_random)
 
+    def features(params: Params, obs: Obs) -> Array:
+        return net.encoder.apply(params["encoder"], see(obs))
+
+    def imagine(params: Params, obs: Obs, actions: Array) -> Array:
+        z, seen = features(params, obs), []
+        for action in jnp.swapaxes(actions, 0, 1):
+            z = net.dynamics.apply(params["dynamics"], jnp.concatenate([z, action], -1))
+            seen.append(z)
+        return jnp.stack(seen, 1)
+
     needs = Needs(chain=config.unroll, channels=(config.task,), replay=True)
-    return Agent(init, update, prompt, carry, act, (Prior,), needs=needs, tolerance=TOLERANCE)
+    more: dict[str, Any] = {"features": features, "imagine": imagine, "tolerance": TOLERANCE}
+    return Agent(init, update, prompt, carry, act, (Prior,), needs=needs, **more)
 
 
 def networks(config: Config, spec: Spec) -> Networks:

@@ -6,6 +6,7 @@ What came before the first known frame is zeros or that frame, as the term says.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -27,7 +28,7 @@ class Memory:
     widths: tuple[int, ...]
     start: int
 
-    @property
+    @functools.cached_property
     def stop(self) -> int:
         """Where it ends; where it begins if nothing is remembered."""
         frames = sum(kept(term) * width for term, width in zip(self.terms, self.widths, strict=True))

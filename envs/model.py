@@ -232,7 +232,7 @@ class WorldModel:
         nominal = numpy.broadcast_to(numpy.asarray(NOMINAL, physics.dtype), (*physics.shape[:-1], len(COLUMNS)))
         return numpy.concatenate([physics, nominal], axis=-1)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> tuple[int, ...]:
         """Lengths of the physics vectors that `complete` takes: bare, with memory, with an episode's parameters."""
         return tuple(dict.fromkeys((self.ctrl.stop, self.memory.stop, self.memory.stop + len(COLUMNS))))

@@ -1,5 +1,6 @@
 """`embodied evaluate`: every task of a world, zero-shot, beside a random policy."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -14,7 +15,7 @@ from embodied.evaluate import EvaluateConfig, Scores, evaluate, random_behaviour
 from embodied.policy import Policy
 from embodied.promptfile import Request, infer
 from embodied.rollout import Trajectory, scored_behaviour
-from embodied.types import Env, Goal, InputError, Prior, Reward, obs_type
+from embodied.types import Env, Goal, InputError, Prior, Reward, nearest, obs_type
 from experiments import goals, skills
 
 DRAWS = 10  # latents of the random baseline
@@ -51,6 +52,16 @@ def act_tasks(
     behave = scored_behaviour(policy.agent)
     config = EvaluateConfig(episodes, seed)
     return evaluate(env, behave, policy.params, latents, env.tasks, config, carry=policy.agent.carry)
+
+
+def only(env: Env, tasks: Sequence[str]) -> Env:
+    """The world with these tasks alone. Raises InputError for an unknown one."""
+    for name in tasks:
+        if name not in env.tasks:
+            raise InputError(f"tasks: world '{env.spec.name}' has no task '{name}'; {nearest(name, env.tasks)}")
+    few = copy.copy(env)
+    few.tasks = {name: env.tasks[name] for name in tasks}
+    return few
 
 
 def baselines(

@@ -55,7 +55,7 @@ class Experiment(Generic[AgentConfig]):
     hold: int | None = None  # control steps per decision; None = the world's default
     online: Online = Online()
     task: str | None = None  # the task whose reward is relabelled (TD3); None = reward-free
-    evaluate_every: int = 0  # updates between evaluations on all tasks; 0 = only at the end
+    evaluate_every: int = 0  # updates between evaluations, on all tasks or the one that is learnt; 0 = only at the end
     episodes: int = 10  # per task and evaluation
     buffer: int = 20_000  # states kept with the policy for reward prompts
     randomise: str = "none"  # level of domain randomisation: "none", "standard" or "hard"

@@ -1,5 +1,6 @@
 """The part of a run's page that is about imagination: how far ahead what a world model foresees is right."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,10 +16,15 @@ from embodied.rollout import rollout
 from embodied.types import Env, Obs
 from experiments import figures, video
 from experiments.figures import BLUE, INK, MUTED, WIDTH, png
-from experiments.report import Block, Figure, Section
+from experiments.report import Block, Figure, Section, Video
 
 EPISODES = 64  # whose actions are imagined
 DECISIONS = 60  # of each, at most
+SHOWN = video.COLUMNS  # of them, in the film
+FILM = (
+    "Above, what happened in some episodes. Below, what was foreseen of them: features have no picture, so each moment "
+    "is the stored state with the nearest ones."
+)
 
 
 class Imagined(NamedTuple):
@@ -60,8 +66,7 @@ def imagine(policy: Policy, env: Env, episodes: int = EPISODES, seed: int = Eval
 def nearest(policy: Policy, features: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N P"]:
     """The stored states whose features are nearest: what latents, which nobody decodes, look like."""
     stored = _features(policy, policy.buffer.obs)
-    distance = np.square(features[:, None] - stored[None]).sum(-1)
-    return policy.buffer.physics[distance.argmin(1)]
+    return policy.buffer.physics[(np.square(stored).sum(-1) - 2 * features @ stored.T).argmin(1)]
 
 
 def _features(policy: Policy, obs: Obs) -> Float[np.ndarray, "N D"]:
@@ -70,8 +75,8 @@ def _features(policy: Policy, obs: Obs) -> Float[np.ndarray, "N D"]:
     return np.asarray(read(policy.params, device))
 
 
-def section(policy: Policy, env: Env) -> Section:
-    """The error over the horizon, and one imagined episode beside the real one."""
+def section(policy: Policy, env: Env, place: Path) -> Section:
+    """The error over the horizon, and imagined episodes beside the real ones; the film is written into `place`."""
     found = imagine(policy, env)
     about = (
         f"The model is told the first observation of {len(found.real)} episodes of random actions and their actions, "
@@ -82,14 +87,21 @@ def section(policy: Policy, env: Env) -> Section:
         "at 1 nothing is known of where this one is. Beside it, the features of the start."
     )
     blocks: list[Block] = [about, Figure(png(curve(found, env.spec.control_dt * env.spec.hold)), caption)]
-    real = video.film_strip(env, found.physics[0], "")
-    if real:
-        states = np.concatenate([found.physics[0, :1], nearest(policy, found.foreseen[0])])
-        shown = video.film_strip(env, states, "")
-        assert shown
-        blocks.append(Figure(real, "What happened in one of them.", photograph=True))
-        blocks.append(Figure(shown, "What was foreseen: the stored states with the nearest features.", photograph=True))
+    shown = film(policy, env, found, place / "imagination.mp4")
+    if shown:
+        blocks.append(Video(shown, FILM))
     return Section("Imagination", blocks)
+
+
+def film(policy: Policy, env: Env, found: Imagined, path: Path) -> Path | None:
+    """The mp4 of some episodes, as they happened and as they were foreseen; None without a renderer."""
+    happened = found.physics[:SHOWN]
+    foreseen = [
+        np.concatenate([real[:1], nearest(policy, features)])
+        for real, features in zip(happened, found.foreseen[:SHOWN], strict=True)
+    ]
+    seconds = found.every * env.spec.control_dt * env.spec.hold
+    return video.record(env, np.concatenate([happened, np.stack(foreseen)]), "", path, size=240, fps=1 / seconds)
 
 
 def curve(found: Imagined, seconds: float) -> Drawing:

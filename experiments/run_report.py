@@ -60,7 +60,7 @@ def write(
         skill_report.section(policy, env, metrics, out.parent)
         if skilled
         else motion(env, scores, trajectories, out.parent),
-        *([imagination.section(policy, env)] if policy.agent.imagine else []),
+        *([imagination.section(policy, env, out.parent)] if policy.agent.imagine else []),
         Section("Learning curves", [Figure(figures.png(curves), chunks)]),
     ]
     features = task_features(policy)

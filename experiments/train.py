@@ -18,7 +18,7 @@ from embodied.train import Hook, train
 from embodied.types import Env, InputError, Run, Spec, nearest
 from experiments import results, rollouts
 from experiments.collect import load_data, make_env, world_options
-from experiments.evaluate import evaluate_tasks, task_features
+from experiments.evaluate import evaluate_tasks, only, task_features
 from experiments.experiment import Experiment
 from experiments.models import steered
 from experiments.online import make_source
@@ -201,8 +201,12 @@ def _buffer(experiment: Experiment, stored: Dataset, run: Run) -> Buffer:
 
 
 def evaluation(experiment: Experiment, prepared: Prepared, out: Path) -> Hook:
-    """The hook that adds speeds, and scores and saves the policy as often as the experiment says."""
-    env = prepared.env
+    """The hook that adds speeds, and scores and saves the policy as often as the experiment says.
+
+    An agent that learns one task is scored on no other.
+    """
+    env, learned = prepared.env, experiment.task or getattr(experiment.agent, "task", None)
+    scored = only(env, [learned]) if learned else env
 
     def hook(run: Run, done: int, row: dict[str, float]) -> dict[str, float]:
         extra = {"speed/transitions_per_second": row["speed/updates_per_second"] * experiment.train.batch_size}
@@ -212,7 +216,7 @@ def evaluation(experiment: Experiment, prepared: Prepared, out: Path) -> Hook:
         if experiment.evaluate_every and done % experiment.evaluate_every == 0:
             policy = policy_of(experiment, prepared, run)
             policy.save(out / "policy", card=f"Update {done} of an unfinished run.\n")
-            scores = evaluate_tasks(policy, env, experiment.episodes)
+            scores = evaluate_tasks(policy, scored, experiment.episodes)
             for name, one in scores.items():
                 extra[f"eval/{name}/return"] = float(one.returns.mean())
                 if one.success is not None:

@@ -8,12 +8,11 @@ tasks. Skills know which part of the state matters and were trained for as many 
 other data did without; of both, the same number of decisions is learned from. Missing data and runs are made first.
 """
 
-import copy
 import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,12 +22,12 @@ import tyro
 from embodied.data import store
 from embodied.evaluate import EvaluateConfig, Scores
 from embodied.policy import Policy
-from embodied.types import Env, InputError, nearest
+from embodied.types import Env, InputError
 from experiments import collect
 from experiments.bench import tables
 from experiments.bench.cells import train
 from experiments.bench.skills import cost
-from experiments.evaluate import baselines, evaluate_tasks, table
+from experiments.evaluate import baselines, evaluate_tasks, only, table
 from experiments.experiment import Collect
 from experiments.models import resolve
 from experiments.presets import COLLECT
@@ -78,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise SystemExit(code)
             commits[run.name] = read_experiment(run)["made"]["commit"]
             policy, world = resolve(str(run))
-            world = asked(world, chosen.tasks)
+            world = only(world, chosen.tasks)
             scores[kind].append(evaluate_tasks(policy, world, chosen.scored))
             columns[f"{kind} {seed}"] = scores[kind][-1]
     random = baselines(policy, world, chosen.scored)["random actions"]
@@ -102,16 +101,6 @@ def collections(chosen: Arguments, skills: Path, seed: int, env: Env) -> dict[st
     curious = dataclasses.replace(COLLECT[f"{chosen.world}-{CURIOUS}"], episodes=chosen.episodes, seed=seed)
     led = {"explorer": SKILLS, "policy": str(skills), "latent_hold": curious.decisions, "hold": env.spec.hold}
     return {SKILLS: dataclasses.replace(curious, **led), CURIOUS: curious}
-
-
-def asked(env: Env, tasks: Sequence[str]) -> Env:
-    """The world with these tasks alone: others may ask for what no data have shown. Raises InputError for unknown."""
-    for name in tasks:
-        if name not in env.tasks:
-            raise InputError(f"tasks: world '{env.spec.name}' has no task '{name}'; {nearest(name, env.tasks)}")
-    few = copy.copy(env)
-    few.tasks = {name: env.tasks[name] for name in tasks}
-    return few
 
 
 def described(folder: Path, skilled: Policy, env: Env) -> dict[str, float]:

@@ -1,22 +1,25 @@
-"""`embodied bench zero-shot [--suite NAME] [--worlds ...] [--methods ...]`: zero-shot tables beside published ones."""
+"""`embodied bench TABLE ...`: zero-shot tables, and curves of agents that learn one task, beside published ones."""
 
 import tyro
 
 from embodied.types import InputError, nearest
-from experiments.bench import zero_shot
+from experiments.bench import world_model, zero_shot
 from experiments.bench.plan import Comparison
+from experiments.bench.world_model import Learning
 
-TABLES = ("zero-shot",)
+TABLES = ("zero-shot", "world-model")
 
 
 def main(arguments: list[str]) -> None:
     """Makes the table of that name; exits with 1 where a cell of it failed. Raises InputError for another name."""
     if arguments[:1] in (["-h"], ["--help"]):
-        print(f"{__doc__}\n\n  embodied bench zero-shot --help")
+        print("\n".join([f"{__doc__}\n", *(f"  embodied bench {table} --help" for table in TABLES)]))
         return
     if not arguments or arguments[0] not in TABLES:
         hint = nearest(arguments[0], TABLES) if arguments else f"choose one of: {', '.join(TABLES)}"
         raise InputError(f"bench: expected which table first; {hint}")
-    chosen = tyro.cli(Comparison, args=arguments[1:], prog="embodied bench zero-shot")
-    if not zero_shot.run(chosen, arguments[1:]):
+    table, *rest = arguments
+    if table == "world-model":
+        world_model.run(tyro.cli(Learning, args=rest, prog="embodied bench world-model"), rest)
+    elif not zero_shot.run(tyro.cli(Comparison, args=rest, prog="embodied bench zero-shot"), rest):
         raise SystemExit(1)

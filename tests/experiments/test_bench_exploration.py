@@ -77,7 +77,7 @@ def test_comparison_learns_from_as_many_decisions_of_either_kind(skilled, env, t
     assert "margin of skills over curiosity: 0.0" in capsys.readouterr().out
     assert set(metrics["skills"]["returns"]) == {"loop"}
     with pytest.raises(InputError, match="has no task 'loup'; did you mean 'loop'"):
-        bench.asked(env, ["loup"])
+        bench.only(env, ["loup"])
     # Data whose writer was stopped are fewer than the others.
     metadata = tmp_path / "runs" / data[0] / "metadata.json"
     metadata.write_text(metadata.read_text().replace('"complete": true', '"complete": false'))

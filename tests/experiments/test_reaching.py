@@ -82,12 +82,22 @@ def test_errors_of_imagination_are_none_for_the_truth_and_one_where_nothing_is_k
     )
 
 
-def test_page_about_imagination_has_a_curve_and_pictures_where_there_is_a_renderer(env, policy, monkeypatch):
-    monkeypatch.setattr(imagination.video, "film_strip", lambda env, physics, camera: None)
-    section = imagination.section(policy, env)
-    assert [type(block).__name__ for block in section.blocks] == ["str", "Figure"]
-    monkeypatch.setattr(imagination.video, "film_strip", lambda env, physics, camera: b"image")
-    assert [type(block).__name__ for block in imagination.section(policy, env).blocks] == ["str", *["Figure"] * 3]
+def test_page_about_imagination_has_a_curve_and_a_film_where_there_is_a_renderer(env, policy, monkeypatch, tmp_path):
+    shown = []
+
+    def record(env, physics, camera, path, size, fps):
+        shown.append(physics)
+        return path if len(shown) > 1 else None
+
+    monkeypatch.setattr(imagination.video, "record", record)
+    kinds = lambda: [type(block).__name__ for block in imagination.section(policy, env, tmp_path).blocks]  # noqa: E731
+    assert kinds() == ["str", "Figure"]
+    assert kinds() == ["str", "Figure", "Video"]
+    # Four episodes as they happened, and below each what was foreseen from its first state on.
+    assert shown[0].shape[:2] == (8, 31)
+    np.testing.assert_array_equal(shown[0][:4, 0], shown[0][4:, 0])
+    stored = {row.tobytes() for row in np.asarray(policy.buffer.physics, shown[0].dtype)}
+    assert all(row.tobytes() in stored for row in shown[0][4:, 1:].reshape(-1, shown[0].shape[-1]))
 
 
 def test_comparison_trains_both_agents_per_seed_and_pools_the_goals(env, stored, policy, tmp_path, monkeypatch, capsys):
