@@ -20,7 +20,7 @@ COMMANDS = {
     "deploy": "run or verify a bundle: embodied deploy run bundle --prompt walk",
     "serve": "a policy behind a WebSocket, for openpi's client and ours: embodied serve walker --prompt tall.json",
     "sim2sim": "score a bundle in plain MuJoCo: embodied sim2sim bundle",
-    "bench": "zero-shot tables beside the published ones: embodied bench zero-shot --suite dmc-state --plan",
+    "bench": "tables beside published ones: embodied bench zero-shot --plan, embodied bench world-model",
     "report": "one self-contained HTML page about a run",
     "data": "check or import datasets: embodied data check DIR",
     "list": "presets, worlds, quantities, tasks, models",
