@@ -44,13 +44,16 @@ def missing_fields(record: dict) -> list[str]:
 
 
 def value_at(record: Any, key: str) -> Any:
-    """The value under a dotted key; a number selects from a list. Raises KeyError where there is none."""
-    for part in key.split("."):
+    """The value under a dotted key; a number selects from a list, and names may have dots. KeyError where none is."""
+    parts = key.split(".")
+    for count in range(1, len(parts) + 1):
+        name: Any = ".".join(parts[:count])
         try:
-            record = record[int(part)] if isinstance(record, list) else record[part]
+            found = record[int(name)] if isinstance(record, list) else record[name]
+            return value_at(found, ".".join(parts[count:])) if count < len(parts) else found
         except (TypeError, ValueError, IndexError, KeyError):
-            raise KeyError(key) from None
-    return record
+            continue
+    raise KeyError(key)
 
 
 def agrees(shown: str, value: float, spec: str | None) -> bool:
@@ -109,6 +112,7 @@ def test_dotted_keys_walk_dicts_and_lists():
     record = {"a": {"b": [1, {"c/d": 2}]}}
     assert value_at(record, "a.b.0") == 1
     assert value_at(record, "a.b.1.c/d") == 2
+    assert value_at({"sum_0.2": {"cells": 3}}, "sum_0.2.cells") == 3
     for absent in ("a.x", "a.b.7", "a.b.c", "a.b.0.c"):
         with pytest.raises(KeyError):
             value_at(record, absent)
