@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agents import fb, td_jepa
+from agents import fb, jepa, td_jepa
 
 # A control step takes 1/80 s, so a discount of 0.98 looks less than a second ahead: about the length of one motion.
 SMALL: dict[str, Any] = {
@@ -28,4 +28,5 @@ SMALL: dict[str, Any] = {
         lr_actor=3e-4,
         inputs="standardized",
     ),
+    "jepa": jepa.Config(latent=64, hidden=256, layers=1, projections=64, lr=5e-4, inputs="standardized"),
 }
