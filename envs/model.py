@@ -112,7 +112,7 @@ class WorldModel:
         """The compiled model."""
         return self.source.model
 
-    @property
+    @functools.cached_property
     def substeps(self) -> int:
         """Physics steps per control step."""
         return round(self.control_dt / self.model.opt.timestep)

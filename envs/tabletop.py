@@ -223,20 +223,24 @@ def _measure(reading: Reading, objects: list[str]) -> dict:
     axes = [each["x_axis"], numpy.cross(each["z_axis"], each["x_axis"]), each["z_axis"]]
     sizes = np.broadcast_to(np.array([OBJECTS[name] for name in objects]), each["position"].shape)
     heights = each["position"][..., 2] - sum(abs(axis[..., 2]) * sizes[..., i] for i, axis in enumerate(axes))
-    pads = {name: reading.sensor(name) for name in PADS}
-    gaps = {name: _gap(pad[..., None, :] - each["position"], axes, sizes, numpy) for name, pad in pads.items()}
-    left, right = (numpy.minimum(gaps[f"{side}_low"], gaps[f"{side}_high"]) < TOUCH for side in ("left", "right"))
+    pads = numpy.stack([reading.sensor(name) for name in PADS], axis=-2)  # [..., 4, 3], the two of each side together
+    around = lambda values: values[..., None, :, :]  # noqa: E731
+    offset = pads[..., None, :] - around(each["position"])
+    gaps = _gap(offset, [around(axis) for axis in axes], around(sizes), numpy)  # [..., 4, N]
+    left, right = (gaps[..., side : side + 2, :].min(-2) < TOUCH for side in (0, 2))
     meant = numpy.ones_like(heights)  # [..., N], 1 for the object that the episode is about
     if len(objects) > 1:
         place = joints["pointer_angle"][..., None] / LAMPS
         meant = numpy.where(abs(place - np.broadcast_to(np.arange(-1.0, 2.0), heights.shape)) < 0.5, 1.0, 0.0)
 
     def chosen(values: Any) -> Any:
+        if len(objects) == 1:
+            return values[..., 0, :] if values.ndim > meant.ndim else values[..., 0]
         return (values * meant[..., None]).sum(-2) if values.ndim > meant.ndim else (values * meant).sum(-1)
 
     position = chosen(each["position"])
     force = [reading.sensor(f"{part}_force")[..., 0] for part in ("hand", "table")]
-    lowest = numpy.minimum(pads["left_low"][..., 2], pads["right_low"][..., 2]) - PAD
+    lowest = pads[..., ::2, 2].min(-1) - PAD
     values = {
         "gripper_position": gripper,
         "gripper_velocity": reading.sensor("gripper_velocity"),
