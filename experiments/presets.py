@@ -188,6 +188,7 @@ PRESETS |= task_agents.presets() | planning_agents.presets()
 
 COLLECT: dict[str, Collect] = {
     "point_maze-noise": Collect("point_maze", episodes=3000, decisions=50, worlds=1000, correlation=6.0),
+    "point_maze-rnd": dataclasses.replace(_RND, world="point_maze", starts=(), hold=None),
     "walker-noise": Collect("walker", episodes=3000, decisions=100, worlds=50, starts=_STARTS, hold=_SMALL_HOLD),
     "walker-rnd": dataclasses.replace(_RND, world="walker"),
     "walker-goals": Collect("walker", "goals", 600, 500, 50, policy="walker", hold=_SMALL_HOLD),
