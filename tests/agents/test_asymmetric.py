@@ -23,8 +23,8 @@ FORWARD_BACKWARD = ("fb", "rldp")
 PROMPTABLE = ("td_jepa", "onestep_fb", *FORWARD_BACKWARD, *SUCCESSOR)
 
 
-# A clone has nothing beside its actor.
-LEARNERS = [name for name in OF_STORED_DATA if name != "bc"]
+# Clones have nothing beside their actor, and a model that is planned in is what acts.
+LEARNERS = [name for name in OF_STORED_DATA if name not in ("bc", "gcbc", "jepa")]
 
 
 class Case(NamedTuple):
