@@ -146,10 +146,14 @@ def test_seeds_side_by_side_learn_what_each_learns_alone(case):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     together = quick_jit(jax.vmap(case.agent.update, (0, None, None)))(stacked, case.batch, key)
     for i, state in enumerate(states):
-        alone = case.update(state, case.batch, key)
-        # Adam makes a tenth of a rate of what rounding leaves of a gradient near 0; seeds themselves are 0.1 apart.
-        same = lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-4)  # noqa: E731
-        jax.tree.map(same, together, alone)
+
+        def same(a, b, i=i):
+            apart = np.abs(a[i] - b)
+            # Where a gradient is next to nothing, Adam makes a step of what rounding leaves of it; that is rare.
+            assert (apart > 1e-5 * (1 + np.abs(b))).mean() <= 0.01
+            np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-4)
+
+        jax.tree.map(same, together, case.update(state, case.batch, key))
 
 
 def test_every_declared_prompt_gives_latents_on_the_sphere(case):
